@@ -1,0 +1,268 @@
+//! What tidegate runs with: every value checked, in bounds, with its default applied. Nothing here can half-fail.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::model::{Class, Classes, Mode};
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Which profile speaks the service's language.
+    pub profile: ProfileChoice,
+    /// The listener in front.
+    pub listen: Listen,
+    /// The operators' listener; absent with `--admin` and `[admin] address` unset.
+    pub admin: Option<Admin>,
+    /// The app servers.
+    pub app: App,
+    /// How much of bodies is read.
+    pub inspect: Inspect,
+    /// Queue and seats.
+    pub gate: Gate,
+    /// Open-ended requests.
+    pub stream: Stream,
+    /// Every class's name and index.
+    pub classes: Classes,
+    /// Per class, by its index; a class that a reload removed keeps its place with `removed` set.
+    pub class: Vec<ClassSettings>,
+    /// The access log.
+    pub log: Log,
+    /// Where what was learned is kept over a restart.
+    pub state_file: Option<PathBuf>,
+    /// Who sees `Tidegate-Decision`.
+    pub report: Report,
+}
+
+impl Settings {
+    /// The settings of a class.
+    #[must_use]
+    pub fn of(&self, class: Class) -> &ClassSettings {
+        &self.class[class.index()]
+    }
+}
+
+/// Where the profile comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProfileChoice {
+    /// A shipped one.
+    Shipped(String),
+    /// A file; relative paths were resolved against the configuration file's folder.
+    File(PathBuf),
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    /// Where clients, or the CDN, connect.
+    pub address: SocketAddr,
+    /// Whose word on the client's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header that tells a trusted proxy's client.
+    pub client_address: ClientAddress,
+    /// The most connections at a time.
+    pub connections_max: usize,
+    /// Idle time between requests before a connection is closed.
+    pub keep_alive: Duration,
+    /// From a head's first byte to its end.
+    pub head_timeout: Duration,
+    /// Between two reads of a request body, and between two writes of a response.
+    pub body_timeout: Duration,
+    /// The most bytes of one head.
+    pub head_bytes_max: usize,
+    /// The most bytes of one request body; 413 beyond.
+    pub body_bytes_max: u64,
+    /// The least bytes per second of a body that holds a seat while it crawls.
+    pub body_rate_min: u64,
+    /// How long accepting goes on after SIGTERM.
+    pub drain_delay: Duration,
+    /// How long running requests may take after that.
+    pub drain_timeout: Duration,
+}
+
+/// `[listen] client_address`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// `X-Forwarded-For`, from the right, through trusted hops.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239), from the right, through trusted hops.
+    Forwarded,
+    /// `CF-Connecting-IP`.
+    CfConnectingIp,
+    /// `True-Client-IP`.
+    TrueClientIp,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Where operators and Prometheus connect.
+    pub address: SocketAddr,
+    /// What they must show beyond loopback: `Authorization: Bearer ...`. Read from `token_file`; masked wherever it is shown.
+    pub token: Option<Arc<str>>,
+    /// The file that it was read from.
+    pub token_file: Option<PathBuf>,
+}
+
+/// `[app]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct App {
+    /// `host:port` of the app server. Exactly one until several are built.
+    pub servers: Vec<String>,
+    /// A path that answers 2xx while the app is well; absent: the app is judged by the requests alone.
+    pub health: Option<String>,
+    /// How many requests one server can work on at once.
+    pub seats: u32,
+    /// The most pooled connections to one server; never below `seats`.
+    pub connections_max: u32,
+    /// To open a connection.
+    pub connect_timeout: Duration,
+    /// From the last byte of a request to the head of its response; a class may have its own.
+    pub head_timeout: Duration,
+    /// Between two reads of a response.
+    pub body_timeout: Duration,
+    /// From a request's first byte to its response's last.
+    pub total_timeout: Duration,
+    /// From a request's first byte to the moment when its seat is given up; `None`: the class's `head_timeout` + 5 s.
+    pub zombie_ttl: Option<Duration>,
+    /// Whether the app stops working on a request whose connection was closed.
+    pub upstream_cancels: bool,
+    /// How long a pooled connection may idle: below the app's own.
+    pub idle_timeout: Duration,
+    /// How old a connection may become.
+    pub age_max: Duration,
+    /// How often the name is resolved again.
+    pub resolve_interval: Duration,
+    /// The most bytes of one response that are read ahead of a slow client.
+    pub buffer: usize,
+    /// The most bytes of all responses that are read ahead.
+    pub buffer_memory_max: u64,
+}
+
+/// `[inspect]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspect {
+    /// The most bytes of one body that are held and read.
+    pub bytes_max: usize,
+    /// The most bytes of all bodies that are held at a time.
+    pub memory_max: u64,
+}
+
+/// `[gate]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gate {
+    /// Of queue and seats; the default of every class's own `mode`.
+    pub mode: Mode,
+    /// How long a refused body is read and thrown away.
+    pub linger: Duration,
+    /// How much of it.
+    pub linger_bytes: u64,
+    /// The most refused bodies read at a time, over all connections.
+    pub lingering_max: usize,
+    /// A document whose cost is above this, and above 8 x its class's median, is dear.
+    pub long_cost: Duration,
+    /// The same for routes that remember the size of replies (`cost = "reply"`), in bytes.
+    pub long_reply: u64,
+    /// The most documents that are remembered.
+    pub documents_max: usize,
+    /// The most clients whose rates are remembered.
+    pub clients_max: usize,
+}
+
+/// `[stream]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The most open streams.
+    pub max: usize,
+    /// The most of one client.
+    pub per_client: usize,
+}
+
+/// `[class.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassSettings {
+    /// True after a reload without it: takes no newcomers and drains.
+    pub removed: bool,
+    /// May not borrow kept seats; writes first; refused on predicted wait.
+    pub slow: bool,
+    /// The share of the seats that is its own.
+    pub reserve: f64,
+    /// The most that it may take while others want them, as a share.
+    pub ceiling: f64,
+    /// The most that it may take while nobody else does, as a share; `None`: the ceiling.
+    pub idle_ceiling: Option<f64>,
+    /// Its weight among the classes that may start.
+    pub weight: u32,
+    /// The longest wait for a seat.
+    pub wait_max: Duration,
+    /// The most that wait.
+    pub queue_max: usize,
+    /// From the last byte of a request to the head of its response.
+    pub head_timeout: Duration,
+    /// A request that runs for longer moves into the account of its route's `long` class; `None`: never.
+    pub long_after: Option<Duration>,
+    /// The class's own token bucket.
+    pub rate: Option<Rate>,
+    /// The most of one client in flight.
+    pub client_in_flight: Option<u32>,
+    /// Each client's token bucket.
+    pub client_rate: Option<Rate>,
+    /// The mode of `client_in_flight`: its own, else the class's.
+    pub client_mode: Mode,
+    /// The class's mode, which its rates and client caps inherit: default `[gate] mode`.
+    pub mode: Mode,
+    /// True: refused, 503.
+    pub closed: bool,
+}
+
+/// A token bucket (GCRA).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Tokens per second; above 0.
+    pub per_second: f64,
+    /// The most tokens at a time; at least 1, and burst / `per_second` below 2^62 ns.
+    pub burst: u32,
+    /// Off, shadow or enforce; default: its class's.
+    pub mode: Mode,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Where the access log goes.
+    pub access: AccessLog,
+    /// Whether clients stand in it as they are, instead of hashed.
+    pub clients_plain: bool,
+    /// The most lines that wait to be written; beyond that they are dropped and counted.
+    pub lines_max: usize,
+}
+
+/// `[log] access`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// `[report]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Who sees `Tidegate-Decision`.
+    pub expose: Expose,
+}
+
+/// `[report] expose`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expose {
+    /// Nobody.
+    None,
+    /// Peers in `trusted_proxies`, and loopback.
+    Trusted,
+    /// Everybody.
+    All,
+}

@@ -1,0 +1,3 @@
+//! The path of a request: accept, classify, fresh, gate, origin, report, tune.
+pub mod classify;
+pub mod gate;
