@@ -1,3 +1,5 @@
 //! The path of a request: accept, classify, fresh, gate, origin, report, tune.
+pub mod accept;
 pub mod classify;
 pub mod gate;
+pub mod origin;
