@@ -113,8 +113,40 @@ pub struct Decided {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A forwarded sync: 2 ms of waiting, 20 ms at the app, 25 ms in all.
+    pub fn exchange() -> Exchange {
+        let arrived = Moment(1_000_000_000);
+        Exchange {
+            id: 42,
+            method: Method::POST,
+            target: Some(Uri::from_static("/sync")),
+            client: ClientShown::Hashed(ClientKey(7)),
+            route: Arc::from("sync"),
+            class: Some(Class(1)),
+            account: Some(Class(1)),
+            documents: vec![Scope::Plain(Arc::from("doc:a"))],
+            effect: Effect::Read,
+            everything: false,
+            stream: false,
+            outcome: Outcome::Forwarded,
+            rule: None,
+            failure: None,
+            shadows: Shadows::new(),
+            status: 200,
+            arrived,
+            ended: arrived + Duration::from_millis(25),
+            waited: Some(Duration::from_millis(2)),
+            predicted: None,
+            app: Some(Duration::from_millis(20)),
+            database: None,
+            queries: None,
+            bytes_in: 10,
+            bytes_out: 20,
+        }
+    }
 
     #[test]
     fn a_client_is_hashed_unless_it_is_wanted_plain_and_no_secret() {

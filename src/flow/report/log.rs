@@ -253,3 +253,177 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        clock::Moment,
+        flow::report::exchange::tests::exchange,
+        model::{Class, ClientKey, Effect, Outcome, Rule},
+    };
+
+    fn line(exchange: &Exchange) -> Value {
+        let mut bytes = Vec::new();
+        line_of(exchange, Some("sync"), UNIX_EPOCH + Duration::from_millis(1_503_912_600_123), &mut bytes);
+        assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    fn log(path: PathBuf, lines_max: usize) -> Log {
+        Log { access: AccessLog::File(path), clients_plain: false, lines_max }
+    }
+
+    #[test]
+    fn a_line_has_every_field_in_its_order() {
+        let mut exchange = exchange();
+        exchange.documents = vec![Scope::Plain("doc:a\"b\n".into()), Scope::Tree("/x".into()), Scope::All];
+        exchange.effect = Effect::Write;
+        exchange.database = Some(Duration::from_micros(1234));
+        let mut bytes = Vec::new();
+        line_of(&exchange, Some("sync"), UNIX_EPOCH, &mut bytes);
+        assert_eq!(
+            String::from_utf8(bytes).expect("text"),
+            concat!(
+                r#"{"time":"1970-01-01T00:00:00.000Z","id":"000000000000002a","method":"POST","path":"/sync","client":"0000000000000007","#,
+                r#""route":"sync","class":"sync","documents":["doc:a\"b\n","tree:/x","*"],"effect":"write","outcome":"forwarded","#,
+                r#""rule":null,"status":200,"wait_ms":2.0,"app_ms":20.0,"db_ms":1.234,"total_ms":25.0,"bytes_in":10,"bytes_out":20}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_absent_is_null_and_a_query_is_never_shown() {
+        let mut exchange = exchange();
+        exchange.outcome = Outcome::Refused;
+        exchange.rule = Some(Rule::Closed);
+        exchange.target = Some("/sync?token=secret".parse().expect("a target"));
+        (exchange.waited, exchange.app, exchange.status) = (None, None, 0);
+        let shown = line(&exchange);
+        for field in ["wait_ms", "app_ms", "db_ms", "status"] {
+            assert_eq!(shown[field], Value::Null, "{field}");
+        }
+        assert_eq!(
+            (&shown["time"], &shown["path"], &shown["rule"]),
+            (&json!("2017-08-28T09:30:00.123Z"), &json!("/sync"), &json!("closed"))
+        );
+        exchange.target = None;
+        assert_eq!(line(&exchange)["path"], Value::Null);
+    }
+
+    #[test]
+    fn a_line_is_bounded() {
+        let mut exchange = exchange();
+        exchange.target = Some(format!("/{}", "a".repeat(5000)).parse().expect("a target"));
+        exchange.method = http::Method::from_bytes("X".repeat(500).as_bytes()).expect("a method");
+        exchange.documents = (0..1000).map(|n| Scope::Plain(format!("doc:{n}").into())).collect();
+        let shown = line(&exchange);
+        assert_eq!(shown["path"].as_str().map(str::len), Some(PATH_SHOWN_MAX));
+        assert_eq!(shown["method"].as_str().map(str::len), Some(32));
+        assert_eq!(shown["documents"].as_array().map(Vec::len), Some(SCOPES_SHOWN_MAX));
+    }
+
+    #[test]
+    fn times_are_shown_as_rfc_3339() {
+        for (seconds, shown) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000Z"),
+            (1_735_689_600, "2025-01-01T00:00:00.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), shown);
+        }
+    }
+
+    #[test]
+    fn what_waits_is_written_when_the_sink_is_closed_and_a_rotated_file_is_let_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, rotated) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+        let sink = LogSink::open(&log(path.clone(), 1000)).expect("open");
+        sink.write(&exchange(), Some("sync"), UNIX_EPOCH);
+        std::fs::rename(&path, &rotated).expect("rename");
+        sink.reopen(&log(path.clone(), 1000)).expect("reopen");
+        sink.write(&exchange(), Some("sync"), UNIX_EPOCH);
+        sink.write(&exchange(), Some("sync"), UNIX_EPOCH);
+        sink.close();
+        sink.write(&exchange(), Some("sync"), UNIX_EPOCH);
+        let lines = |path: &PathBuf| std::fs::read_to_string(path).expect("readable").lines().count();
+        assert_eq!((lines(&rotated), lines(&path), sink.dropped()), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_sink_that_cannot_be_opened_leaves_the_old_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("access.log");
+        let sink = LogSink::open(&log(path.clone(), 10)).expect("open");
+        assert!(sink.reopen(&log(folder.path().join("missing/access.log"), 10)).is_err());
+        sink.write(&exchange(), None, UNIX_EPOCH);
+        drop(sink);
+        assert_eq!(std::fs::read_to_string(path).expect("readable").lines().count(), 1);
+    }
+
+    #[test]
+    fn lines_beyond_the_bound_are_dropped_and_counted_without_waiting() {
+        struct Stuck(std::sync::mpsc::Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (go, stuck) = std::sync::mpsc::channel();
+        let sink = LogSink::off();
+        sink.start(Stuck(stuck), 4);
+        for _ in 0..100 {
+            sink.write(&exchange(), None, UNIX_EPOCH);
+        }
+        // Four wait, and the writer may hold one more.
+        assert!((95..=96).contains(&sink.dropped()), "{}", sink.dropped());
+        drop(go);
+        let before = sink.dropped();
+        sink.close();
+        assert_eq!(sink.dropped(), before, "what was dropped stays counted");
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let sink = LogSink::off();
+        sink.start(Full, 100);
+        for _ in 0..3 {
+            sink.write(&exchange(), None, UNIX_EPOCH);
+        }
+        sink.close();
+        assert_eq!(sink.dropped(), 3);
+    }
+
+    #[test]
+    fn a_class_that_was_never_given_is_none() {
+        let mut exchange = exchange();
+        exchange.class = None::<Class>;
+        exchange.client = super::super::ClientShown::Hashed(ClientKey(1));
+        (exchange.arrived, exchange.ended) = (Moment(5), Moment(0));
+        let mut bytes = Vec::new();
+        line_of(&exchange, None, UNIX_EPOCH, &mut bytes);
+        let shown: Value = serde_json::from_slice(&bytes).expect("JSON");
+        assert_eq!((&shown["class"], &shown["total_ms"]), (&json!("none"), &json!(0.0)));
+    }
+}

@@ -201,3 +201,103 @@ impl Sketch {
         order.into_iter().take(count).map(ranked).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Moment {
+        Moment::default() + Duration::from_secs_f64(seconds)
+    }
+
+    fn name(key: u64) -> String {
+        format!("document {key}")
+    }
+
+    /// What the sketch should say, without bounds.
+    #[derive(Default)]
+    struct Exact {
+        samples: Vec<(u64, f64, f64)>,
+    }
+
+    impl Exact {
+        fn of(&self, key: Option<u64>, now: f64) -> f64 {
+            let faded = |then: f64, seconds: f64| seconds * ((then - now) / FADE.as_secs_f64()).exp();
+            self.samples.iter().filter(|sample| key.is_none_or(|key| key == sample.0)).map(|sample| faded(sample.2, sample.1)).sum()
+        }
+    }
+
+    #[test]
+    fn estimates_are_never_too_small_and_at_most_their_error_too_large() {
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut sketch, mut exact, mut now) = (Sketch::default(), Exact::default(), 0.0);
+            for _ in 0..4000 {
+                now += random.f64() * 0.5;
+                // A few keys take much, a long tail takes little.
+                let key = if random.f64() < 0.3 { random.u64(0..8) } else { random.u64(8..5000) };
+                let seconds = random.f64() * if key < 8 { 5.0 } else { 0.1 };
+                sketch.add(key, &name(key), seconds, at(now));
+                exact.samples.push((key, seconds, now));
+            }
+            let total = exact.of(None, now);
+            let ranked = sketch.list(ENTRIES, at(now));
+            for found in &ranked {
+                let key = found.name.strip_prefix("document ").and_then(|key| key.parse().ok()).expect("our names");
+                let truth = exact.of(Some(key), now);
+                assert!(found.app_seconds >= truth - 1e-6, "seed {seed}: {found:?} is below {truth}");
+                assert!(found.app_seconds - found.error_seconds <= truth + 1e-6, "seed {seed}: {found:?} exceeds {truth}");
+                assert!((found.share - found.app_seconds / total).abs() < 1e-6, "seed {seed}");
+            }
+            let mut heavy: Vec<u64> = (0..8).collect();
+            heavy.sort_by(|a, b| exact.of(Some(*b), now).total_cmp(&exact.of(Some(*a), now)));
+            let names: Vec<String> = ranked.iter().take(8).map(|found| found.name.clone()).collect();
+            assert_eq!(names, heavy.into_iter().map(name).collect::<Vec<_>>(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_comes() {
+        let mut sketch = Sketch::default();
+        for key in 0..100_000 {
+            sketch.add(key, &name(key), 0.001, at(1.0));
+        }
+        assert_eq!((sketch.entries.len(), sketch.weights.len(), sketch.index.len()), (ENTRIES, ENTRIES, ENTRIES));
+        for (at, entry) in sketch.entries.iter().enumerate() {
+            assert_eq!(sketch.index.get(&entry.key), Some(&at));
+        }
+    }
+
+    #[test]
+    fn old_weight_fades_and_the_scale_never_overflows() {
+        let mut sketch = Sketch::default();
+        sketch.add(1, "old", 100.0, at(0.0));
+        sketch.add(2, "new", 60.0, at(300.0));
+        let ranked = sketch.list(2, at(300.0));
+        assert_eq!(ranked[0].name, "new");
+        assert!((ranked[1].app_seconds - 100.0 / std::f64::consts::E).abs() < 1e-9);
+        let years = 10.0 * 365.0 * 86400.0;
+        sketch.add(3, "much later", 1.0, at(years));
+        let ranked = sketch.list(9, at(years));
+        assert_eq!(ranked.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["much later"]);
+        assert!((ranked[0].app_seconds - 1.0).abs() < 1e-9 && (ranked[0].share - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn scaling_down_changes_nothing_that_is_seen() {
+        let mut sketch = Sketch::default();
+        let before_scaling = FADE.as_secs_f64() * EXPONENT_MAX - 1.0;
+        sketch.add(1, "a", 8.0, at(before_scaling));
+        let a = sketch.list(1, at(before_scaling))[0].app_seconds;
+        let b = sketch.list(1, at(before_scaling + 2.0))[0].app_seconds;
+        assert!(sketch.origin > Moment::default(), "it was scaled in between");
+        assert!((a - 8.0).abs() < 1e-9 && (b / a - (-2.0 / FADE.as_secs_f64()).exp()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_characters() {
+        let mut text = Bounded::default();
+        assert!(write!(text, "{}{}", "a".repeat(NAME_BYTES_MAX - 1), "é").is_err());
+        assert_eq!(text.as_str(), "a".repeat(NAME_BYTES_MAX - 1));
+    }
+}
