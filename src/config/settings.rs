@@ -216,6 +216,38 @@ pub struct ClassSettings {
     pub closed: bool,
 }
 
+/// What a class's shares come to with a number of seats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Seats that are its own.
+    pub reserve: usize,
+    /// The most that it may take while others want them; at least 1, and never below `reserve`.
+    pub ceiling: usize,
+    /// The most that it may take while nobody else does; never below `ceiling`.
+    pub idle_ceiling: usize,
+}
+
+impl ClassSettings {
+    /// The shares as seats of `seats` in all. A share is rounded to the nearest seat; a reserve that is not 0 is at least 1, so that
+    /// with very few seats the reserves of all classes may sum to more than there are.
+    #[must_use]
+    pub fn shares(&self, seats: usize) -> Shares {
+        let reserve = if self.reserve > 0.0 { portion(self.reserve, seats).max(1) } else { 0 };
+        let ceiling = portion(self.ceiling, seats).max(reserve).max(1);
+        let idle_ceiling = self.idle_ceiling.map_or(ceiling, |share| portion(share, seats).max(ceiling));
+        Shares { reserve, ceiling, idle_ceiling }
+    }
+}
+
+/// A share of `seats`, rounded to the nearest whole seat.
+fn portion(share: f64, seats: usize) -> usize {
+    #[expect(clippy::cast_precision_loss, reason = "seats are far below 2^53")]
+    let exact = (share * seats as f64).round();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share lies in 0..=1")]
+    let whole = exact as usize;
+    whole
+}
+
 /// A token bucket (GCRA).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
@@ -265,4 +297,46 @@ pub enum Expose {
     Trusted,
     /// Everybody.
     All,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(reserve: f64, ceiling: f64, idle_ceiling: Option<f64>) -> ClassSettings {
+        ClassSettings {
+            removed: false,
+            slow: false,
+            reserve,
+            ceiling,
+            idle_ceiling,
+            weight: 1,
+            wait_max: Duration::from_secs(20),
+            queue_max: 200,
+            head_timeout: Duration::from_secs(30),
+            long_after: None,
+            rate: None,
+            client_in_flight: None,
+            client_rate: None,
+            client_mode: Mode::Enforce,
+            mode: Mode::Enforce,
+            closed: false,
+        }
+    }
+
+    fn seats(class: &ClassSettings, seats: usize) -> (usize, usize, usize) {
+        let shares = class.shares(seats);
+        (shares.reserve, shares.ceiling, shares.idle_ceiling)
+    }
+
+    #[test]
+    fn a_share_is_rounded_and_never_starves_its_class() {
+        let import = class(0.06, 0.125, Some(0.75));
+        assert_eq!(seats(&import, 64), (4, 8, 48));
+        assert_eq!(seats(&import, 8), (1, 1, 6));
+        assert_eq!(seats(&import, 1), (1, 1, 1));
+        assert_eq!(seats(&class(0.0, 1.0, None), 64), (0, 64, 64));
+        assert_eq!(seats(&class(0.0, 0.001, None), 64), (0, 1, 1));
+        assert_eq!(seats(&class(0.5, 0.25, Some(0.1)), 10), (5, 5, 5));
+    }
 }
