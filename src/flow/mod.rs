@@ -3,3 +3,4 @@ pub mod accept;
 pub mod classify;
 pub mod gate;
 pub mod origin;
+pub mod report;
