@@ -14,6 +14,8 @@
 pub mod clock;
 pub mod config;
 pub mod flow;
+#[cfg(feature = "demo")]
+pub mod lab;
 pub mod model;
 pub mod profile;
 pub mod units;
