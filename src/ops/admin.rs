@@ -181,7 +181,10 @@ fn entitled(headers: &HeaderMap, token: Option<&str>, changes: bool) -> Result<(
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok());
     if hosts.next().is_some() || !host.is_some_and(loopback_name) {
-        return Err(text(StatusCode::FORBIDDEN, "Without a token only a loopback name may stand in `Host`, such as 127.0.0.1 or localhost.\n"));
+        return Err(text(
+            StatusCode::FORBIDDEN,
+            "Without a token only a loopback name may stand in `Host`, such as 127.0.0.1 or localhost.\n",
+        ));
     }
     if changes && headers.get("tidegate-admin").is_none_or(|value| value != "1") {
         return Err(text(StatusCode::FORBIDDEN, "What changes something needs the header `Tidegate-Admin: 1`.\n"));

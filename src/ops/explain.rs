@@ -54,7 +54,8 @@ fn head(question: &Question) -> Result<Parts, String> {
     for line in &question.headers {
         let (name, value) = line.split_once(':').ok_or_else(|| format!("`{line}` is no header: write `name: value`"))?;
         let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is no header's name"))?;
-        let value = HeaderValue::from_bytes(value.trim().as_bytes()).map_err(|_| format!("the value of `{name}` cannot stand in a header"))?;
+        let value =
+            HeaderValue::from_bytes(value.trim().as_bytes()).map_err(|_| format!("the value of `{name}` cannot stand in a header"))?;
         head.headers.append(name, value);
     }
     if !question.body.is_empty() && !head.headers.contains_key("content-length") {
@@ -111,7 +112,10 @@ fn rules(loaded: &Loaded, reading: &Reading) -> String {
     let class = settings.of(reading.class);
     let gate = settings.gate.mode;
     let rate = |rate: Option<Rate>| {
-        rate.map_or_else(|| "none".to_owned(), |rate| format!("{} per second, burst {}, {}", rate.per_second, rate.burst, rate.mode.label()))
+        rate.map_or_else(
+            || "none".to_owned(),
+            |rate| format!("{} per second, burst {}, {}", rate.per_second, rate.burst, rate.mode.label()),
+        )
     };
     let shares = class.shares(settings.seats());
     let in_flight = class.client_in_flight.map_or_else(|| "no cap".to_owned(), |cap| format!("{cap}, {}", class.client_mode.label()));
@@ -149,7 +153,11 @@ fn rules(loaded: &Loaded, reading: &Reading) -> String {
 }
 
 fn predicted(class: &ClassSettings, gate: Mode) -> String {
-    if class.slow { format!("beyond {}, {}", show_duration(class.wait_max), gate.label()) } else { "not in this class: it is not slow".to_owned() }
+    if class.slow {
+        format!("beyond {}, {}", show_duration(class.wait_max), gate.label())
+    } else {
+        "not in this class: it is not slow".to_owned()
+    }
 }
 
 fn table(rows: &[(&str, String)]) -> String {

@@ -154,12 +154,8 @@ impl Reading {
             None => Arc::new(Source { name: "no file".to_owned(), text: String::new() }),
         };
         let folder = origin.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-        let surroundings = config::Surroundings {
-            folder,
-            environment: &|name| std::env::var(name).ok(),
-            read_file: &|path| self.text(path),
-            previous,
-        };
+        let surroundings =
+            config::Surroundings { folder, environment: &|name| std::env::var(name).ok(), read_file: &|path| self.text(path), previous };
         let Some(found) = config::load(&source, &origin.overlays, &surroundings, mistakes) else {
             self.profile_of_a_broken_file(&source, folder, mistakes);
             return None;

@@ -259,7 +259,9 @@ impl Reloads {
             let in_force = shared.in_force.load();
             load::load(&shared.origin, Some(&in_force.loaded.settings.classes))
         });
-        loading.await.unwrap_or_else(|error| Err(Box::new(Refused { mistakes: vec![nowhere(format!("loading failed: {error}"), "")], files: Files::new() })))
+        loading.await.unwrap_or_else(|error| {
+            Err(Box::new(Refused { mistakes: vec![nowhere(format!("loading failed: {error}"), "")], files: Files::new() }))
+        })
     }
 
     async fn reopen_log(&self) {

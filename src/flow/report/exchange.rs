@@ -4,10 +4,9 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{Method, Uri};
 
-use super::decision::FailureKind;
 use crate::{
     clock::Moment,
-    flow::gate::Shadows,
+    flow::{gate::Shadows, origin::FailureKind},
     model::{Class, ClientKey, Effect, Mode, Outcome, Rule, Scope},
     profile::Client,
 };
@@ -47,6 +46,8 @@ pub struct Exchange {
     pub shadows: Shadows,
     /// The status that the client saw, or would have seen; 0 if it left before there was one.
     pub status: u16,
+    /// The status that the app answered with; `None` if it never did.
+    pub app_status: Option<u16>,
     /// When its head had arrived.
     pub arrived: Moment,
     /// When the last byte had gone to the client, or it had left.
@@ -133,6 +134,7 @@ pub(crate) mod tests {
             stream: false,
             outcome: Outcome::Forwarded,
             rule: None,
+            app_status: Some(200),
             failure: None,
             shadows: Shadows::new(),
             status: 200,

@@ -3,6 +3,7 @@ pub mod decision;
 pub mod exchange;
 pub mod log;
 pub mod metrics;
+pub mod response;
 pub mod server_timing;
 pub mod top;
 
@@ -11,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 pub use self::{
-    decision::{FailureKind, Problem},
+    decision::Problem,
     exchange::{ClientShown, Decided, Exchange},
     log::LogSink,
     metrics::Counts,
