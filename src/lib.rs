@@ -11,6 +11,7 @@
 //! | 4 | `ops` |
 //! | 5 | `app` |
 //! | 6 | `lab` |
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod flow;
