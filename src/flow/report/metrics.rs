@@ -10,7 +10,7 @@ use prometheus::{
     core::{Collector, GenericCounter},
 };
 
-use super::{Scrape, exchange::Exchange};
+use super::{ConfigScrape, Scrape, exchange::Exchange};
 use crate::{
     config::Settings,
     flow::origin::FailureKind,
@@ -110,7 +110,6 @@ struct Gauges {
     reloads: IntCounterVec,
     config_age: Gauge,
     config_info: IntGaugeVec,
-    uptime: Gauge,
 }
 
 impl Metrics {
@@ -152,9 +151,6 @@ impl Metrics {
         if let (Outcome::Refused, Some(rule)) = (exchange.outcome, exchange.rule) {
             class.refusals[rule.index()].inc();
         }
-        for rule in &exchange.shadows {
-            class.shadow_refusals[rule.index()].inc();
-        }
         if let (Outcome::Failed, Some(kind)) = (exchange.outcome, exchange.failure) {
             handles.failures[kind as usize].inc();
         }
@@ -176,6 +172,10 @@ impl Metrics {
     /// The app's side of a request has ended too.
     pub fn released(&self, exchange: &Exchange) {
         let handles = self.handles.load();
+        // Only now is it known what the virtual queue would have done.
+        for rule in &exchange.shadows {
+            handles.of(exchange.class).shadow_refusals[rule.index()].inc();
+        }
         let account = handles.of(exchange.account.or(exchange.class));
         if let Some(app) = exchange.app {
             account.app_seconds.inc_by(app.as_secs_f64());
@@ -196,9 +196,10 @@ impl Metrics {
 
     /// The text exposition (version 0.0.4) of everything, with the gauges as `scrape` has them.
     #[must_use]
-    pub fn encode(&self, scrape: &Scrape, log_lines_dropped: u64) -> Vec<u8> {
+    pub fn encode(&self, scrape: &Scrape, config: &ConfigScrape, log_lines_dropped: u64) -> Vec<u8> {
         let gauges = self.gauges.lock();
         gauges.fill(scrape, &self.handles.load());
+        gauges.fill_config(config);
         raise(&gauges.log_lines_dropped, log_lines_dropped);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -399,7 +400,6 @@ impl Gauges {
             ),
             config_age: real("tidegate_config_age_seconds", "How long the settings have been in force."),
             config_info: by("tidegate_config_info", "The hash of all files that are in force.", "hash"),
-            uptime: real("tidegate_uptime_seconds", "How long tidegate has been running."),
         }
     }
 
@@ -424,21 +424,23 @@ impl Gauges {
         self.seats.set(whole(scrape.gate.seats));
         self.seats_taken.set(whole(scrape.gate.in_flight));
         self.streams.set(whole(scrape.gate.streams));
-        self.app_up.set(i64::from(scrape.app_up));
-        for (state, count) in [("idle", scrape.app_connections.idle), ("busy", scrape.app_connections.busy)] {
+        self.app_up.set(i64::from(scrape.app.up));
+        for (state, count) in [("idle", scrape.app.idle), ("busy", scrape.app.busy)] {
             self.app_connections.with_label_values(&[state]).set(whole(count));
         }
-        self.zombies.set(whole(scrape.zombies));
+        self.zombies.set(whole(scrape.app.zombies));
         self.connections.set(whole(scrape.connections));
         self.documents.set(whole(scrape.documents));
         self.documents_dear.set(whole(scrape.documents_dear));
-        self.uptime.set(scrape.uptime.as_secs_f64());
-        self.reload_success.set(i64::from(scrape.config.last_reload_taken));
-        raise(&self.reloads.with_label_values(&["taken"]), scrape.config.reloads_taken);
-        raise(&self.reloads.with_label_values(&["refused"]), scrape.config.reloads_refused);
-        self.config_age.set(scrape.config.age.as_secs_f64());
+    }
+
+    fn fill_config(&self, config: &ConfigScrape) {
+        self.reload_success.set(i64::from(config.last_reload_taken));
+        raise(&self.reloads.with_label_values(&["taken"]), config.reloads_taken);
+        raise(&self.reloads.with_label_values(&["refused"]), config.reloads_refused);
+        self.config_age.set(config.age.as_secs_f64());
         self.config_info.reset();
-        self.config_info.with_label_values(&[&*scrape.config.hash]).set(1);
+        self.config_info.with_label_values(&[&*config.hash]).set(1);
     }
 }
 
@@ -462,4 +464,209 @@ fn label_values(family: &IntCounterVec, label: &str) -> Vec<String> {
         values.extend(metric.get_label().iter().filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()));
     }
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, process::Stdio, time::Duration};
+
+    use super::*;
+    use crate::{
+        flow::{
+            gate::{ClassView, View},
+            report::{AppView, exchange::tests::exchange},
+        },
+        model::Rule,
+    };
+
+    fn settings(extra: Option<&str>) -> Settings {
+        let mut settings = Settings::defaults();
+        if let Some(name) = extra {
+            settings.classes.intern(name).expect("room");
+            settings.class.push(settings.class[1].clone());
+        }
+        settings
+    }
+
+    fn scrape() -> Scrape {
+        let class = ClassView { in_flight: 3, queued: 2, ceiling: 40, oldest_running: Duration::from_millis(1500), ..ClassView::default() };
+        Scrape {
+            gate: View { seats: 64, in_flight: 15, streams: 1, classes: vec![class; 5] },
+            documents: 10,
+            documents_dear: 1,
+            app: AppView { up: true, idle: 4, busy: 5, zombies: 6, ..AppView::default() },
+            connections: 7,
+        }
+    }
+
+    fn text(metrics: &Metrics, scrape: &Scrape) -> String {
+        let config = ConfigScrape { hash: "abc".to_owned(), last_reload_taken: true, reloads_refused: 2, ..ConfigScrape::default() };
+        String::from_utf8(metrics.encode(scrape, &config, 9)).expect("text")
+    }
+
+    fn has(text: &str, line: &str) {
+        assert!(text.lines().any(|found| found == line), "`{line}` is not in:\n{text}");
+    }
+
+    #[test]
+    fn an_exchange_counts_where_it_belongs() {
+        let metrics = Metrics::new(&settings(None));
+        let mut moved = exchange();
+        moved.account = Some(Class(2));
+        moved.database = Some(Duration::from_millis(250));
+        moved.queries = Some(3);
+        moved.everything = true;
+        moved.predicted = Some(Duration::from_millis(6));
+        metrics.ended(&moved);
+        metrics.released(&moved);
+        let text = text(&metrics, &scrape());
+        for line in [
+            "tidegate_requests_total{class=\"sync\",outcome=\"forwarded\"} 1",
+            "tidegate_requests_total{class=\"none\",outcome=\"refused\"} 0",
+            "tidegate_request_seconds_bucket{class=\"sync\",le=\"0.025\"} 1",
+            "tidegate_request_seconds_bucket{class=\"sync\",le=\"0.01\"} 0",
+            "tidegate_queue_seconds_count{class=\"sync\"} 1",
+            "tidegate_predicted_wait_error_seconds_bucket{class=\"sync\",le=\"0.005\"} 1",
+            "tidegate_app_seconds_total{class=\"large\"} 0.02",
+            "tidegate_app_seconds_total{class=\"sync\"} 0",
+            "tidegate_database_seconds_total{class=\"large\"} 0.25",
+            "tidegate_database_queries_total{class=\"large\"} 3",
+            "tidegate_moved_total{class=\"sync\"} 1",
+            "tidegate_everything_writes_total{route=\"sync\"} 1",
+            "tidegate_request_bytes_total{class=\"sync\"} 10",
+            "tidegate_response_bytes_total{class=\"sync\"} 20",
+        ] {
+            has(&text, line);
+        }
+    }
+
+    #[test]
+    fn a_refusal_counts_by_its_rule_and_is_no_answer() {
+        let metrics = Metrics::new(&settings(None));
+        let mut refused = exchange();
+        refused.outcome = Outcome::Refused;
+        refused.rule = Some(Rule::Deadline);
+        refused.shadows.push(Rule::ClientRate);
+        (refused.app, refused.account, refused.predicted) = (None, None, Some(Duration::ZERO));
+        metrics.ended(&refused);
+        metrics.released(&refused);
+        let mut malformed = exchange();
+        malformed.class = None;
+        malformed.outcome = Outcome::Refused;
+        malformed.rule = Some(Rule::Malformed);
+        malformed.waited = None;
+        metrics.ended(&malformed);
+        let mut failed = exchange();
+        failed.outcome = Outcome::Failed;
+        failed.failure = Some(FailureKind::ResponseTimeout);
+        failed.stream = true;
+        metrics.ended(&failed);
+        let text = text(&metrics, &scrape());
+        for line in [
+            "tidegate_refusals_total{class=\"sync\",rule=\"deadline\"} 1",
+            "tidegate_shadow_refusals_total{class=\"sync\",rule=\"client_rate\"} 1",
+            "tidegate_refusals_total{class=\"none\",rule=\"malformed\"} 1",
+            "tidegate_failures_total{error=\"http_response_timeout\"} 1",
+            "tidegate_request_seconds_count{class=\"sync\"} 0",
+            "tidegate_queue_seconds_count{class=\"sync\"} 2",
+            "tidegate_predicted_wait_seconds_count{class=\"sync\"} 0",
+            "tidegate_app_seconds_total{class=\"sync\"} 0",
+        ] {
+            has(&text, line);
+        }
+        let counts = metrics.counts(Some(Class(1)));
+        assert_eq!((counts.outcomes[Outcome::Refused.index()], counts.refusals[Rule::Deadline.index()]), (1, 1));
+    }
+
+    #[test]
+    fn gauges_say_what_the_scrape_says() {
+        let metrics = Metrics::new(&settings(None));
+        let first = text(&metrics, &scrape());
+        for line in [
+            "tidegate_in_flight{class=\"import\"} 3",
+            "tidegate_queued{class=\"sync\"} 2",
+            "tidegate_ceiling{class=\"sync\"} 40",
+            "tidegate_oldest_running_seconds{class=\"sync\"} 1.5",
+            "tidegate_seats 64",
+            "tidegate_app_up 1",
+            "tidegate_app_connections{state=\"idle\"} 4",
+            "tidegate_app_connections{state=\"busy\"} 5",
+            "tidegate_zombies 6",
+            "tidegate_connections 7",
+            "tidegate_documents_dear 1",
+            "tidegate_log_lines_dropped_total 9",
+            "tidegate_config_reload_success 1",
+            "tidegate_config_reloads_total{result=\"refused\"} 2",
+            "tidegate_config_info{hash=\"abc\"} 1",
+        ] {
+            has(&first, line);
+        }
+        let ours = |text: &str| text.lines().filter(|line| line.starts_with("tidegate_")).map(str::to_owned).collect::<Vec<_>>();
+        assert!(ours(&first) == ours(&text(&metrics, &scrape())), "asking twice changes nothing");
+    }
+
+    #[test]
+    fn a_removed_class_and_a_route_that_is_gone_lose_their_series() {
+        let metrics = Metrics::new(&settings(Some("wiki")));
+        let mut wiki = exchange();
+        wiki.class = Some(Class(5));
+        wiki.everything = true;
+        metrics.ended(&wiki);
+        metrics.released(&wiki);
+        let with_wiki = |view: &str| view.contains("wiki");
+        assert!(with_wiki(&text(&metrics, &scrape())));
+        let mut without = settings(Some("wiki"));
+        without.class[5].removed = true;
+        metrics.reload(&without, &BTreeSet::from(["other".to_owned()]));
+        metrics.ended(&wiki);
+        let gone = text(&metrics, &scrape());
+        assert!(!with_wiki(&gone) && !gone.contains("route=\"sync\""), "{gone}");
+        // Its requests still run: the gauges go on until they have ended.
+        let mut draining = scrape();
+        draining.gate.classes.push(ClassView { in_flight: 1, ..ClassView::default() });
+        has(&text(&metrics, &draining), "tidegate_in_flight{class=\"wiki\"} 1");
+        assert!(!with_wiki(&text(&metrics, &scrape())));
+        metrics.reload(&settings(Some("wiki")), &BTreeSet::new());
+        metrics.ended(&wiki);
+        has(&text(&metrics, &scrape()), "tidegate_requests_total{class=\"wiki\",outcome=\"forwarded\"} 1");
+    }
+
+    #[test]
+    fn a_reload_loses_no_count_of_a_class_that_stays() {
+        let metrics = Metrics::new(&settings(None));
+        metrics.ended(&exchange());
+        metrics.reload(&settings(Some("wiki")), &BTreeSet::new());
+        metrics.ended(&exchange());
+        let text = text(&metrics, &scrape());
+        has(&text, "tidegate_requests_total{class=\"sync\",outcome=\"forwarded\"} 2");
+        has(&text, "tidegate_requests_total{class=\"wiki\",outcome=\"forwarded\"} 0");
+    }
+
+    /// Asks promtool, where it is installed.
+    #[test]
+    fn promtool_finds_nothing_to_say() {
+        let metrics = Metrics::new(&settings(None));
+        let mut everything = exchange();
+        everything.everything = true;
+        metrics.ended(&everything);
+        metrics.released(&everything);
+        let Ok(mut promtool) = std::process::Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        else {
+            eprintln!("promtool is not installed: not checked");
+            return;
+        };
+        promtool.stdin.take().expect("piped").write_all(text(&metrics, &scrape()).as_bytes()).expect("it reads");
+        let said = promtool.wait_with_output().expect("it ends");
+        assert!(
+            said.status.success() && said.stderr.is_empty() && said.stdout.is_empty(),
+            "{}{}",
+            String::from_utf8_lossy(&said.stdout),
+            String::from_utf8_lossy(&said.stderr)
+        );
+    }
 }

@@ -41,7 +41,7 @@ struct Shared {
     classes: ArcSwap<Classes>,
 }
 
-/// What is read from the running parts when somebody asks for the metrics.
+/// What is read from the running parts when somebody asks.
 #[derive(Clone, Debug, Default)]
 pub struct Scrape {
     /// The gate.
@@ -50,27 +50,27 @@ pub struct Scrape {
     pub documents: usize,
     /// Of them, the dear ones.
     pub documents_dear: usize,
-    /// Whether the app answers.
-    pub app_up: bool,
-    /// Connections to the app.
-    pub app_connections: AppConnections,
-    /// Requests at the app whose client has its 504 already, or whose connection we closed.
-    pub zombies: usize,
+    /// The app.
+    pub app: AppView,
     /// Connections of clients.
     pub connections: usize,
-    /// How long tidegate has been running.
-    pub uptime: Duration,
-    /// The settings in force.
-    pub config: ConfigScrape,
 }
 
-/// Connections to the app.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AppConnections {
-    /// In the pool.
+/// What the app looks like at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppView {
+    /// Its address, as it stands in the settings.
+    pub server: String,
+    /// Whether it answers.
+    pub up: bool,
+    /// Connections to it in the pool.
     pub idle: usize,
-    /// With a request on them.
+    /// Connections to it with a request on them.
     pub busy: usize,
+    /// Requests at the app whose client has its 504 already, or whose connection we closed.
+    pub zombies: usize,
+    /// The last failure, for people.
+    pub last_error: Option<String>,
 }
 
 /// The settings in force.
@@ -134,8 +134,8 @@ impl Report {
 
     /// The metrics as text (Prometheus exposition format 0.0.4).
     #[must_use]
-    pub fn metrics(&self, scrape: &Scrape) -> Vec<u8> {
-        self.shared.metrics.encode(scrape, self.shared.log.dropped())
+    pub fn metrics(&self, scrape: &Scrape, config: &ConfigScrape) -> Vec<u8> {
+        self.shared.metrics.encode(scrape, config, self.shared.log.dropped())
     }
 
     /// What was counted of a class since the start; of what was never classed for `None`.
