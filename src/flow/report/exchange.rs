@@ -134,6 +134,7 @@ pub(crate) mod tests {
             stream: false,
             outcome: Outcome::Forwarded,
             rule: None,
+            app_status: Some(200),
             failure: None,
             shadows: Shadows::new(),
             status: 200,

@@ -151,9 +151,6 @@ impl Metrics {
         if let (Outcome::Refused, Some(rule)) = (exchange.outcome, exchange.rule) {
             class.refusals[rule.index()].inc();
         }
-        for rule in &exchange.shadows {
-            class.shadow_refusals[rule.index()].inc();
-        }
         if let (Outcome::Failed, Some(kind)) = (exchange.outcome, exchange.failure) {
             handles.failures[kind as usize].inc();
         }
@@ -175,6 +172,10 @@ impl Metrics {
     /// The app's side of a request has ended too.
     pub fn released(&self, exchange: &Exchange) {
         let handles = self.handles.load();
+        // Only now is it known what the virtual queue would have done.
+        for rule in &exchange.shadows {
+            handles.of(exchange.class).shadow_refusals[rule.index()].inc();
+        }
         let account = handles.of(exchange.account.or(exchange.class));
         if let Some(app) = exchange.app {
             account.app_seconds.inc_by(app.as_secs_f64());
