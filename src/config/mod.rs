@@ -67,6 +67,7 @@ pub fn load(source: &Arc<Source>, overlays: &[Set], surroundings: &Surroundings<
 impl Settings {
     /// What an empty file means.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "it cannot: a test reads the defaults")]
     pub fn defaults() -> Self {
         let source = Arc::new(Source { name: "defaults".to_owned(), text: String::new() });
         let surroundings = Surroundings {
