@@ -480,6 +480,8 @@ fn a_class_without_its_own_head_timeout_has_the_apps() {
 #[test]
 fn paths_start_from_the_files_folder() {
     let settings = loaded("profile = 'mine.toml'\nstate.file = 's/x'\nlog.access = '/var/log/a'", &[]);
+    let other = loaded("log.access = 'access.log'", &[]);
+    assert_eq!(other.log.access, AccessLog::File("/etc/tidegate/access.log".into()));
     assert_eq!(settings.profile, ProfileChoice::File("/etc/tidegate/mine.toml".into()));
     assert_eq!(settings.state_file.as_deref(), Some(Path::new("/etc/tidegate/s/x")));
     assert_eq!(settings.log.access, AccessLog::File("/var/log/a".into()));
@@ -573,11 +575,59 @@ fn the_seventeenth_class_is_one_too_many() {
 }
 
 #[test]
-fn what_cannot_change_live_names_itself() {
-    let before = loaded("admin.address = '127.0.0.1:9090'", &[]);
-    assert!(config::unchangeable(&before, &before).is_empty());
-    let after = loaded("listen.address = '127.0.0.1:1'\nlog = { access = 'off', lines_max = 3 }\napp.seats = 3", &[]);
-    assert_eq!(config::unchangeable(&before, &after), ["listen.address", "admin.address", "log.access", "log.lines_max"]);
+fn what_cannot_change_live_names_itself_and_is_marked_in_the_shipped_file() {
+    let base = uncommented();
+    let before = loaded(&base, &[]);
+    let mut marked = 0;
+    for (key, value) in CHANGED {
+        let after = loaded(&base, &[&format!("{key}={value}")]);
+        let named = config::unchangeable(&before, &after);
+        let restart = comment_of(key).contains("(restart)");
+        assert_eq!(named, if restart { vec![key] } else { Vec::new() }, "{key}");
+        marked += usize::from(restart);
+    }
+    assert_eq!(marked, SHIPPED.matches("(restart)").count() - 1, "the head of the file explains the word once");
+    let without = Settings { admin: None, ..before.clone() };
+    assert_eq!(config::unchangeable(&before, &without), ["admin.address"]);
+}
+
+/// The comment above a key of the shipped file.
+fn comment_of(key: &str) -> String {
+    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let body = if section.is_empty() { SHIPPED } else { SHIPPED.split_once(&format!("\n[{section}]\n")).expect("a table of this name").1 };
+    let starts = |line: &str| line.trim_start_matches('#').split_once(" = ").is_some_and(|(known, _)| known == name);
+    let lines: Vec<&str> = body.lines().take_while(|line| !starts(line)).collect();
+    lines.iter().rev().take_while(|line| line.starts_with("# ")).fold(String::new(), |text, line| format!("{line}{text}"))
+}
+
+#[test]
+fn two_listeners_and_the_app_need_addresses_of_their_own() {
+    let clash = |listen: &str, admin: &str, app: &str| {
+        errors(&format!("listen.address = '{listen}'\nadmin.address = '{admin}'\napp.servers = '{app}'")).len()
+    };
+    assert_eq!(clash("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), 0);
+    assert_eq!(clash("127.0.0.1:1", "127.0.0.2:1", "127.0.0.1:3"), 0);
+    assert_eq!(clash("0.0.0.0:1", "127.0.0.1:1", "127.0.0.1:3"), 1);
+    assert_eq!(clash("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:3"), 0);
+    assert_eq!(clash("0.0.0.0:1", "127.0.0.1:2", "127.0.0.1:1"), 1);
+    assert_eq!(clash("0.0.0.0:1", "127.0.0.1:2", "10.0.0.9:1"), 0);
+    assert_eq!(clash("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:2"), 1);
+    assert_eq!(clash("[::1]:1", "[::1]:2", "[::1]:1"), 1);
+}
+
+#[test]
+fn reserves_of_exactly_nine_tenths_are_enough() {
+    let text =
+        "class.sync.reserve = 0\nclass.large.reserve = 0.2\nclass.import = { reserve = 0.4, ceiling = 0.5 }\nclass.other.reserve = 0.3";
+    let settings = loaded(text, &[]);
+    assert!(settings.class.iter().map(|class| class.reserve).sum::<f64>() > 0.9, "their sum in binary is above");
+}
+
+#[test]
+fn trusted_networks_are_cut_to_their_length() {
+    let settings = loaded("listen.trusted_proxies = ['10.1.2.3/8', '192.0.2.7', '2001:db8::1/32']", &[]);
+    let shown: Vec<String> = settings.listen.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]);
 }
 
 #[test]

@@ -82,17 +82,19 @@ impl Settings {
 
 /// The keys that differ but cannot change while tidegate runs; a reload that would change any of them is refused whole.
 ///
-/// `listen.address` and `admin.address`: the listeners were bound at the start, with rights that may be gone since. `log.access` and
-/// `log.lines_max`: the writer and its bounded buffer live as long as the process. Everything else takes effect on a reload, at
-/// the latest with the next connection.
+/// The listeners were bound at the start, perhaps with rights that are gone since. The pool of connections belongs to its server. What
+/// the other four bound was allocated at the start. Everything else takes effect on a reload, at the latest with the next connection.
 #[must_use]
 pub fn unchangeable(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let address = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
+    let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
     [
         ("listen.address", old.listen.address != new.listen.address),
-        ("admin.address", address(old) != address(new)),
-        ("log.access", old.log.access != new.log.access),
-        ("log.lines_max", old.log.lines_max != new.log.lines_max),
+        ("listen.connections_max", old.listen.connections_max != new.listen.connections_max),
+        ("admin.address", admin(old) != admin(new)),
+        ("app.servers", old.app.servers != new.app.servers),
+        ("gate.lingering_max", old.gate.lingering_max != new.gate.lingering_max),
+        ("gate.documents_max", old.gate.documents_max != new.gate.documents_max),
+        ("gate.clients_max", old.gate.clients_max != new.gate.clients_max),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))
