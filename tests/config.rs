@@ -282,7 +282,7 @@ fn keys_of_later_work_are_refused_by_name() {
 /// A text with one mistake, where it is told, and part of what is told.
 const MISTAKES: &[(&str, &str, &str)] = &[
     ("prfile = 'x'", "1:1", "there is no key `prfile`; did you mean `profile`?"),
-    ("profile = 'dynalis'", "1:11", "did you mean `dynalist`?; a profile of your own is a path"),
+    ("profile = 'dynalis'", "1:11", "did you mean `dynalist`? (a profile of your own is a path"),
     ("profile = 3", "1:11", "`profile` must be a string, not a whole number"),
     ("[lisen]\naddress = ''", "1:2", "there is no key `lisen`; did you mean `listen`?"),
     ("listen = 3", "1:10", "`listen` must be a table, not a whole number; write [listen]"),
@@ -360,6 +360,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[class.noop]\nclient = { in_flight = 0 }", "2:24", "write a whole number from 1 to"),
     ("[class.noop]\nclient.rate = 3", "2:15", "`class.noop.client.rate` must be a table"),
     ("[state]\nfile = '${NOBODY}'", "2:9", "the environment variable `NOBODY` is not set"),
+    ("app.servers = 'x:${NOBODY}'", "1:18", "the environment variable `NOBODY` is not set"),
+    ("app.servers = \"\\u0024{NOBODY}\"", "1:15", "the environment variable `NOBODY` is not set"),
     ("[state]\nfile = 'a${PORT'", "2:8", "a `${` without its `}`"),
     ("[state]\nfile = 'a${}'", "2:10", "`${}` names no environment variable"),
 ];

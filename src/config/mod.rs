@@ -52,14 +52,16 @@ pub fn load(source: &Arc<Source>, overlays: &[Set], surroundings: &Surroundings<
     for overlay in overlays {
         overlay.lay_over(&mut root);
     }
-    let filled = environment::fill(&mut root, surroundings.environment, &found);
+    let missing = Mistakes::default();
+    let filled = environment::fill(&mut root, surroundings.environment, &missing);
     let places = check::Places::of(&root);
     let (mut settings, class_places) = typed::read(&root, surroundings, &found);
     settings.masked = filled.iter().map(|filled| filled.key.clone()).collect();
     check::check(&settings, &places, &found);
-    let sound = !found.any_error();
-    for mistake in found.into_list() {
-        mistakes.add(environment::hide(mistake, &filled));
+    let sound = !found.any_error() && !missing.any_error();
+    let seen = found.into_list().into_iter().filter_map(|mistake| environment::hide(mistake, &filled));
+    for mistake in missing.into_list().into_iter().chain(seen) {
+        mistakes.add(mistake);
     }
     sound.then(|| Loaded { settings, class_places, profile_place: places.at("profile").clone() })
 }
