@@ -112,13 +112,9 @@ fn addresses(settings: &Settings, places: &Places, mistakes: &Mistakes) {
             );
         }
     }
+    let ours = [Some(listen), settings.admin.as_ref().map(|admin| admin.address)];
     for server in settings.app.servers.iter().filter_map(|server| server.parse::<SocketAddr>().ok()) {
-        let ours = [Some(listen), settings.admin.as_ref().map(|admin| admin.address)];
-        if ours
-            .into_iter()
-            .flatten()
-            .any(|address| address == server || address.ip().is_unspecified() && same_port(address, server) && server.ip().is_loopback())
-        {
+        if ours.into_iter().flatten().any(|address| answers(address, server)) {
             mistakes.error(
                 places.at("app.servers"),
                 format!("`app.servers` names {server}, where tidegate itself listens"),
@@ -133,6 +129,12 @@ fn addresses(settings: &Settings, places: &Places, mistakes: &Mistakes) {
             "write trusted_proxies = [...] with the networks of your CDN",
         );
     }
+}
+
+/// Whether a listener on `address` would answer who connects to `server`; of other machines' addresses nothing is known.
+fn answers(address: SocketAddr, server: SocketAddr) -> bool {
+    let any = address.ip().is_unspecified() && server.ip().is_loopback();
+    address.port() == server.port() && (any || address.ip() == server.ip())
 }
 
 /// Whether the two cannot both be listened on.

@@ -9,7 +9,8 @@ use super::{
 use crate::{
     clock,
     model::{CLASSES_MAX, Class, Classes, Mode, SHIPPED_CLASSES},
-    written::{At, Table, Value},
+    units,
+    written::{At, Table},
 };
 
 /// The most characters of a class's name.
@@ -48,7 +49,7 @@ fn defaults(name: &str, head_timeout: Duration, mode: Mode) -> ClassSettings {
         "sync" => ClassSettings { reserve: 0.25, weight: 8, ..quick },
         "large" => ClassSettings { reserve: 0.25, ceiling: 0.625, weight: 2, wait_max: Duration::from_secs(25), queue_max: 400, ..slow },
         "import" => {
-            ClassSettings { reserve: 0.06, ceiling: 0.125, weight: 1, queue_max: 200, head_timeout: Duration::from_secs(60), ..slow }
+            ClassSettings { reserve: 0.06, ceiling: 0.125, weight: 1, queue_max: 200, head_timeout: Duration::from_mins(1), ..slow }
         }
         _ => other,
     }
@@ -100,7 +101,7 @@ pub(super) fn read(table: &Table<'_>, previous: Option<&Classes>, inherited: Inh
             let fallback = defaults(name, inherited.head_timeout, inherited.mode);
             let written = table.entries().iter().any(|(key, _)| key.name == name);
             if written {
-                return table.table(name).map_or(fallback.clone(), |table| one(&table, fallback));
+                return table.table(name).map_or(fallback.clone(), |table| one(&table, &fallback));
             }
             let removed = !SHIPPED_CLASSES.contains(&name) && !places.iter().any(|(place, _)| *place == class);
             ClassSettings { removed, ..fallback }
@@ -120,7 +121,7 @@ fn unfit(name: &str) -> Option<String> {
         .then(|| format!("write a small letter, then small letters, digits, `_` and `-`, at most {NAME_MAX} in all"))
 }
 
-fn one(table: &Table<'_>, base: ClassSettings) -> ClassSettings {
+fn one(table: &Table<'_>, base: &ClassSettings) -> ClassSettings {
     let mode = table.choice("mode", &MODES).unwrap_or(base.mode);
     let client = Client::read(table, mode);
     let settings = ClassSettings {
@@ -148,11 +149,14 @@ fn one(table: &Table<'_>, base: ClassSettings) -> ClassSettings {
 
 /// A duration, or `"never"`.
 fn long_after(table: &Table<'_>, base: Option<Duration>) -> Option<Duration> {
-    match table.node("long_after").map(|node| &node.value) {
-        None => base,
-        Some(Value::Text(text)) if text == "never" => None,
-        Some(_) => Some(typed::span(table, "long_after", "1ms", "1d", base.unwrap_or(Duration::MAX))),
-    }
+    let written = table.parsed("long_after", |text| {
+        if text == "never" {
+            return Ok(None);
+        }
+        let span = typed::within("1ms", "1d", units::duration)(text);
+        span.map(Some).map_err(|instead| format!("{instead}, or \"never\""))
+    });
+    written.unwrap_or(base)
 }
 
 /// `client = { in_flight, rate, mode }`
@@ -189,7 +193,7 @@ fn rate(around: &Table<'_>, inherited: Mode) -> Option<Rate> {
         }
     }
     let rate = Rate { per_second: per_second?, burst: burst?, mode };
-    let period = Duration::try_from_secs_f64(1.0 / rate.per_second).map(clock::nanoseconds).unwrap_or(u64::MAX);
+    let period = Duration::try_from_secs_f64(1.0 / rate.per_second).map_or(u64::MAX, clock::nanoseconds);
     if u128::from(period) * u128::from(rate.burst) >= FILL_MAX {
         table.mistakes.error(
             &table.node("burst").map_or(table.at, |node| &node.at).clone(),

@@ -2,7 +2,7 @@
 
 use crate::written::{At, Mistake, Mistakes, Node, Value};
 
-/// A string that took something from the environment.
+/// A string that takes something from the environment.
 #[derive(Debug)]
 pub(super) struct Filled {
     /// The dotted name of the key whose value it is, or is part of.
@@ -10,6 +10,8 @@ pub(super) struct Filled {
     at: At,
     /// What was put in, and what stood there instead.
     taken: Vec<(String, String)>,
+    /// Whether something in it could not be put in, so that its value means nothing.
+    broken: bool,
 }
 
 /// Puts the environment into every string below `root`; a variable that is not set is a mistake.
@@ -33,45 +35,50 @@ fn descend(node: &mut Node, key: &str, environment: &dyn Fn(&str) -> Option<Stri
             }
         }
         Value::Text(text) if text.contains("${") => {
-            let (whole, taken) = replace(text, &node.at, environment, mistakes);
-            *text = whole;
-            if !taken.is_empty() {
-                filled.push(Filled { key: key.to_owned(), at: node.at.clone(), taken });
-            }
+            let replaced = replace(text, &node.at, environment, mistakes);
+            *text = replaced.text;
+            filled.push(Filled { key: key.to_owned(), at: node.at.clone(), taken: replaced.taken, broken: replaced.broken });
         }
         _ => {}
     }
 }
 
-/// The text with every `${NAME}` replaced, and what was put in for what.
-fn replace(text: &str, at: &At, environment: &dyn Fn(&str) -> Option<String>, mistakes: &Mistakes) -> (String, Vec<(String, String)>) {
-    let mut whole = String::with_capacity(text.len());
-    let mut taken = Vec::new();
+/// A text with every `${NAME}` replaced.
+#[derive(Default)]
+struct Replaced {
+    text: String,
+    taken: Vec<(String, String)>,
+    broken: bool,
+}
+
+fn replace(text: &str, at: &At, environment: &dyn Fn(&str) -> Option<String>, mistakes: &Mistakes) -> Replaced {
+    let mut replaced = Replaced::default();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
-        whole.push_str(before);
+        replaced.text.push_str(before);
         let Some((name, behind)) = after.split_once('}') else {
             mistakes.error(at, "a `${` without its `}`", "write ${NAME} with the name of an environment variable");
-            return (whole, taken);
+            replaced.broken = true;
+            return replaced;
         };
         let reference = format!("${{{name}}}");
         let here = narrow(at, &reference);
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
             let instead = "write ${NAME} with the name of an environment variable: letters, digits and _";
             mistakes.error(&here, format!("`{reference}` names no environment variable"), instead);
+            replaced.broken = true;
         } else if let Some(value) = environment(name) {
-            whole.push_str(&value);
-            taken.push((value, reference));
+            replaced.text.push_str(&value);
+            replaced.taken.push((value, reference));
         } else {
             let what = format!("the environment variable `{name}` is not set");
             mistakes.error(&here, what, "set it for this process, or write the value here");
-            // The reference stays, so that no second mistake speaks of a value that nobody wrote.
-            whole.push_str(&reference);
+            replaced.broken = true;
         }
         rest = behind;
     }
-    whole.push_str(rest);
-    (whole, taken)
+    replaced.text.push_str(rest);
+    replaced
 }
 
 /// The place of `part` inside a string, or the whole string where an escape hides it.
@@ -86,13 +93,17 @@ fn narrow(at: &At, part: &str) -> At {
     )
 }
 
-/// The mistake without what the environment gave.
-pub(super) fn hide(mut mistake: Mistake, filled: &[Filled]) -> Mistake {
-    let Some(at) = mistake.at.clone() else { return mistake };
-    let here = filled.iter().filter(|filled| filled.at.source == at.source && filled.at.span == at.span);
-    for (value, reference) in here.flat_map(|filled| &filled.taken).filter(|(value, _)| !value.is_empty()) {
-        mistake.what = mistake.what.replace(value, reference);
-        mistake.instead = mistake.instead.replace(value, reference);
+/// The mistake without what the environment gave; none if it speaks of a value that the environment failed to give.
+pub(super) fn hide(mut mistake: Mistake, filled: &[Filled]) -> Option<Mistake> {
+    let Some(at) = mistake.at.clone() else { return Some(mistake) };
+    for filled in filled.iter().filter(|filled| filled.at.source == at.source && filled.at.span == at.span) {
+        if filled.broken {
+            return None;
+        }
+        for (value, reference) in filled.taken.iter().filter(|(value, _)| !value.is_empty()) {
+            mistake.what = mistake.what.replace(value, reference);
+            mistake.instead = mistake.instead.replace(value, reference);
+        }
     }
-    mistake
+    Some(mistake)
 }

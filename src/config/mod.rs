@@ -52,14 +52,16 @@ pub fn load(source: &Arc<Source>, overlays: &[Set], surroundings: &Surroundings<
     for overlay in overlays {
         overlay.lay_over(&mut root);
     }
-    let filled = environment::fill(&mut root, surroundings.environment, &found);
+    let missing = Mistakes::default();
+    let filled = environment::fill(&mut root, surroundings.environment, &missing);
     let places = check::Places::of(&root);
     let (mut settings, class_places) = typed::read(&root, surroundings, &found);
     settings.masked = filled.iter().map(|filled| filled.key.clone()).collect();
     check::check(&settings, &places, &found);
-    let sound = !found.any_error();
-    for mistake in found.into_list() {
-        mistakes.add(environment::hide(mistake, &filled));
+    let sound = !found.any_error() && !missing.any_error();
+    let seen = found.into_list().into_iter().filter_map(|mistake| environment::hide(mistake, &filled));
+    for mistake in missing.into_list().into_iter().chain(seen) {
+        mistakes.add(mistake);
     }
     sound.then(|| Loaded { settings, class_places, profile_place: places.at("profile").clone() })
 }
@@ -67,6 +69,7 @@ pub fn load(source: &Arc<Source>, overlays: &[Set], surroundings: &Surroundings<
 impl Settings {
     /// What an empty file means.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "it cannot: a test reads the defaults")]
     pub fn defaults() -> Self {
         let source = Arc::new(Source { name: "defaults".to_owned(), text: String::new() });
         let surroundings = Surroundings {
@@ -81,17 +84,19 @@ impl Settings {
 
 /// The keys that differ but cannot change while tidegate runs; a reload that would change any of them is refused whole.
 ///
-/// `listen.address` and `admin.address`: the listeners were bound at the start, with rights that may be gone since. `log.access` and
-/// `log.lines_max`: the writer and its bounded buffer live as long as the process. Everything else takes effect on a reload, at
-/// the latest with the next connection.
+/// The listeners were bound at the start, perhaps with rights that are gone since. The pool of connections belongs to its server. What
+/// the other four bound was allocated at the start. Everything else takes effect on a reload, at the latest with the next connection.
 #[must_use]
 pub fn unchangeable(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let address = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
+    let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
     [
         ("listen.address", old.listen.address != new.listen.address),
-        ("admin.address", address(old) != address(new)),
-        ("log.access", old.log.access != new.log.access),
-        ("log.lines_max", old.log.lines_max != new.log.lines_max),
+        ("listen.connections_max", old.listen.connections_max != new.listen.connections_max),
+        ("admin.address", admin(old) != admin(new)),
+        ("app.servers", old.app.servers != new.app.servers),
+        ("gate.lingering_max", old.gate.lingering_max != new.gate.lingering_max),
+        ("gate.documents_max", old.gate.documents_max != new.gate.documents_max),
+        ("gate.clients_max", old.gate.clients_max != new.gate.clients_max),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))

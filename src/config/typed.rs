@@ -76,7 +76,7 @@ fn profile(root: &Table<'_>, surroundings: &Surroundings<'_>) -> ProfileChoice {
         } else if is_path(text) {
             Ok(ProfileChoice::File(surroundings.folder.join(text)))
         } else {
-            Err(format!("{}; a profile of your own is a path, such as \"./mine.toml\"", suggestion(text, &SHIPPED_PROFILES)))
+            Err(format!("{} (a profile of your own is a path, such as \"./mine.toml\")", suggestion(text, &SHIPPED_PROFILES)))
         }
     });
     choice.unwrap_or_else(|| ProfileChoice::Shipped("generic".to_owned()))
