@@ -589,3 +589,107 @@ impl Queue {
 fn settled(tag: u64, actual: u64, charged: u64, virtual_now: u64) -> u64 {
     tag.saturating_add(actual).saturating_sub(charged).min(virtual_now.saturating_add(DEBT_MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Entry {
+        /// Whether its client's places for its documents are taken by it.
+        pub fn holds_documents(&self) -> bool {
+            self.seated
+        }
+    }
+
+    impl Queue {
+        /// The tag of a client that waits here.
+        pub fn tag(&self, client: u64) -> u64 {
+            self.clients[self.slots[&client]].tag
+        }
+
+        /// The virtual time.
+        pub fn time(&self, now: Moment) -> u64 {
+            self.virtual_now(now)
+        }
+
+        fn walk(&self, list: &List, entries: &Slab<Entry>) -> Vec<u32> {
+            let mut found: Vec<u32> = Vec::new();
+            let mut next = list.head();
+            while let Some(index) = next {
+                assert!(found.len() < self.waiting, "a list runs in a circle");
+                assert!(found.last().is_none_or(|last| entries[*last].sequence < entries[index].sequence), "a list is out of order");
+                found.push(index);
+                next = list.next(entries, index);
+            }
+            assert_eq!(list.tail(), found.last().copied());
+            found
+        }
+
+        /// Asserts whatever must hold between two calls.
+        pub fn check(&self, entries: &Slab<Entry>, class: usize) {
+            let here = |running: bool| entries.iter().filter(move |(_, entry)| entry.account == class && entry.running == running);
+            let waiters: BTreeSet<u32> = here(false).map(|(index, _)| index).collect();
+            assert_eq!(self.waiting, waiters.len());
+            assert_eq!(self.walk(&self.arrivals, entries).into_iter().collect::<BTreeSet<_>>(), waiters);
+            let mut levels = [Vec::new(), Vec::new()];
+            let mut sizes = BTreeSet::new();
+            let mut lanes: [BTreeSet<(u64, u64, u32)>; LANES] = Default::default();
+            let mut placed = 0;
+            for (slot, client) in self.clients.iter() {
+                assert_eq!(self.slots[&client.key], slot);
+                let own = |running| here(running).filter(|(_, entry)| entry.client == client.key);
+                assert_eq!(client.running as usize, own(true).count());
+                assert_eq!(client.waits() as usize, own(false).count());
+                assert_eq!(self.walk(&client.arrivals, entries).len(), client.waits() as usize);
+                assert!(client.tag <= self.virtual_time.saturating_add(DEBT_MAX) || self.waiting == 0);
+                let nothing = client.running == 0 && client.waits() == 0;
+                assert_eq!(nothing, client.debtor, "a client without any request is kept only for its debt");
+                assert_eq!(client.debtor, self.debtors.contains(&(client.tag, slot)));
+                if client.waits() > 0 {
+                    sizes.insert((client.waits(), slot));
+                }
+                for (kind, levels) in levels.iter_mut().enumerate() {
+                    let count = client.waiting[kind] as usize;
+                    assert_eq!(count, own(false).filter(|(_, entry)| self.kind(entry.writes) == kind).count());
+                    if levels.len() < count {
+                        levels.resize(count, 0);
+                    }
+                    levels[..count].iter_mut().for_each(|level| *level += 1);
+                }
+                for (lane, found) in lanes.iter_mut().enumerate() {
+                    let list = self.walk(&client.lanes[lane], entries);
+                    for index in &list {
+                        let entry = &entries[*index];
+                        assert!(!entry.running && entry.parked.is_none() && entry.slot == slot && entry.lane == lane);
+                    }
+                    placed += list.len();
+                    if let Some(head) = list.first().filter(|_| client.running < self.manner.client_max) {
+                        found.insert((client.tag, entries[*head].sequence, slot));
+                    }
+                }
+            }
+            assert_eq!((&self.levels, &self.sizes, &self.lanes), (&levels, &sizes, &lanes));
+            assert_eq!(self.slots.len(), self.clients.len());
+            assert_eq!(self.debtors.len(), self.clients.iter().filter(|(_, client)| client.debtor).count());
+            for ((client, document), place) in &self.occupied {
+                let mut holders = 0;
+                for (_, entry) in here(true).filter(|(_, entry)| entry.seated && entry.client == *client) {
+                    holders += entry.documents.iter().filter(|key| key.0 == *document).count();
+                }
+                assert_eq!(place.running as usize, holders);
+                assert!(holders > 0, "an empty place is kept");
+                placed += self.walk(&place.parked, entries).len();
+            }
+            assert_eq!(placed, self.waiting, "everybody who waits stands in one lane or is parked");
+        }
+    }
+
+    #[test]
+    fn the_mean_hold_follows_what_was_seen() {
+        let mut queue = Queue::new(Manner { writes_first: false, client_max: 1, one_per_document: false }, Moment(0));
+        assert_eq!(queue.mean_hold(), None);
+        queue.count_hold(Duration::from_secs(1));
+        queue.count_hold(Duration::from_secs(2));
+        assert_eq!(queue.mean_hold(), Some(Duration::from_millis(1100)));
+    }
+}

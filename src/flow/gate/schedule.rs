@@ -145,6 +145,12 @@ impl Schedule {
 
     /// Other limits from now on. Nobody is thrown out; who waits does so under the new ones. Classes are never fewer than before.
     pub fn change(&mut self, seats: Option<usize>, limits: &[Limits], now: Moment, events: &mut Vec<Event>) {
+        self.relimit(seats, limits, now);
+        self.dispatch(now, events);
+        self.advance(now, events);
+    }
+
+    fn relimit(&mut self, seats: Option<usize>, limits: &[Limits], now: Moment) {
         self.seats = seats.unwrap_or(UNLIMITED);
         for (index, limits) in limits.iter().enumerate() {
             match self.accounts.get_mut(index) {
@@ -160,8 +166,6 @@ impl Schedule {
                 }),
             }
         }
-        self.dispatch(now, events);
-        self.advance(now, events);
     }
 
     /// A request comes.
@@ -214,6 +218,11 @@ impl Schedule {
 
     /// A request that waits goes away, or one that runs gives its seat back. Nothing happens if it has done so before.
     pub fn leave(&mut self, key: Key, now: Moment, events: &mut Vec<Event>) {
+        self.vacate(key, now);
+        self.dispatch(now, events);
+    }
+
+    fn vacate(&mut self, key: Key, now: Moment) {
         let Some(entry) = self.entries.get(key) else { return };
         let class = entry.account;
         if entry.running {
@@ -224,11 +233,16 @@ impl Schedule {
             self.waiting -= 1;
         }
         self.entries.remove(key.index);
-        self.dispatch(now, events);
     }
 
     /// Lets time pass: refuses whoever has waited for too long and moves whoever has run for too long.
     pub fn advance(&mut self, now: Moment, events: &mut Vec<Event>) {
+        if self.expire(now, events) {
+            self.dispatch(now, events);
+        }
+    }
+
+    fn expire(&mut self, now: Moment, events: &mut Vec<Event>) -> bool {
         let mut changed = false;
         for class in 0..self.accounts.len() {
             while let Some(index) = self.accounts[class].queue.oldest() {
@@ -244,9 +258,7 @@ impl Schedule {
                 changed = true;
             }
         }
-        if changed {
-            self.dispatch(now, events);
-        }
+        changed
     }
 
     /// When [`Schedule::advance`] has something to do next.
@@ -323,13 +335,17 @@ impl Schedule {
 
     fn dispatch(&mut self, now: Moment, events: &mut Vec<Event>) {
         while let Some(index) = self.choose() {
-            let class = self.entries[index].account;
-            self.accounts[class].queue.start_waiter(&mut self.entries, index, now);
-            self.waiting -= 1;
-            self.seat(index, now);
-            let entry = &self.entries[index];
-            events.push(Event::Started { owner: entry.owner, waited: now.since(entry.arrived), predicted: entry.predicted });
+            self.grant(index, now, events);
         }
+    }
+
+    fn grant(&mut self, index: u32, now: Moment, events: &mut Vec<Event>) {
+        let class = self.entries[index].account;
+        self.accounts[class].queue.start_waiter(&mut self.entries, index, now);
+        self.waiting -= 1;
+        self.seat(index, now);
+        let entry = &self.entries[index];
+        events.push(Event::Started { owner: entry.owner, waited: now.since(entry.arrived), predicted: entry.predicted });
     }
 
     /// The waiter that starts next, if one may.
@@ -476,4 +492,370 @@ pub struct Sight {
     pub mean_hold: Duration,
     /// What a newcomer would have to expect.
     pub predicted_wait: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::model::DocumentKey;
+
+    /// A request as the rules see it, found by looking at everything.
+    impl Schedule {
+        fn count(&self, of: impl Fn(&Entry) -> bool) -> usize {
+            self.entries.iter().filter(|(_, entry)| of(entry)).count()
+        }
+
+        /// DESIGN's rule word for word, for one waiter.
+        fn may_start(&self, entry: &Entry) -> bool {
+            let class = entry.account;
+            let limits = &self.accounts[class].limits;
+            let in_flight = |class| self.count(|entry| entry.running && entry.account == class);
+            let total = self.count(|entry| entry.running);
+            let unfilled = |class: usize| self.accounts[class].limits.shares.reserve.saturating_sub(in_flight(class));
+            let excess =
+                (self.accounts.iter().map(|account| account.limits.shares.reserve).sum::<usize>() + 1).saturating_sub(self.seats);
+            let all = 0..self.accounts.len();
+            let others: usize = all.clone().filter(|other| *other != class).map(unfilled).sum();
+            let count = in_flight(class);
+            if total >= self.seats {
+                return false;
+            }
+            let own = self.count(|other| other.running && other.account == class && other.client == entry.client);
+            let occupied = limits.manner.one_per_document
+                && self.entries.iter().any(|(_, other)| {
+                    other.holds_documents()
+                        && other.account == class
+                        && other.client == entry.client
+                        && other.documents.iter().any(|document| entry.documents.contains(document))
+                });
+            if own >= limits.manner.client_max as usize || occupied {
+                return false;
+            }
+            let rivals = self.entries.iter().any(|(_, other)| !other.running && other.account != class);
+            let idle = count < limits.shares.idle_ceiling && !rivals && total + others < self.seats;
+            if entry.unseen {
+                let everything: usize = all.map(unfilled).sum();
+                return (count < limits.shares.ceiling || idle) && total + everything.saturating_sub(excess) < self.seats;
+            }
+            let kept = if limits.slow { others.saturating_sub(excess) } else { 0 };
+            count < limits.shares.reserve || (count < limits.shares.ceiling && total + kept < self.seats) || idle
+        }
+
+        /// Who should start next, found by looking at everybody.
+        fn rightful(&self) -> Option<u32> {
+            let mut best: Option<(u32, usize)> = None;
+            for class in 0..self.accounts.len() {
+                let account = &self.accounts[class];
+                let startable = self.entries.iter().filter(|(_, entry)| !entry.running && entry.account == class && self.may_start(entry));
+                let first = startable.min_by_key(|(_, entry)| {
+                    let read = !(entry.writes && account.limits.slow);
+                    (read, account.queue.tag(entry.client), entry.sequence)
+                });
+                let Some((index, _)) = first else { continue };
+                let rank = |index: u32, class: usize| {
+                    let limits = &self.accounts[class].limits;
+                    let count = self.count(|entry| entry.running && entry.account == class);
+                    let entry = &self.entries[index];
+                    let below = count < limits.shares.reserve && !entry.unseen;
+                    (!below, count * 1_000_000_007 / limits.weight as usize, entry.sequence)
+                };
+                if best.is_none_or(|(other, other_class)| rank(index, class) < rank(other, other_class)) {
+                    best = Some((index, class));
+                }
+            }
+            best.map(|(index, _)| index)
+        }
+
+        /// Asserts whatever must hold between two calls.
+        fn check(&self) {
+            assert_eq!(self.total, self.count(|entry| entry.running));
+            assert_eq!(self.waiting, self.count(|entry| !entry.running));
+            assert_eq!(self.waiting + self.total, self.entries.len());
+            for (class, account) in self.accounts.iter().enumerate() {
+                assert_eq!(account.in_flight, self.count(|entry| entry.running && entry.account == class));
+                account.queue.check(&self.entries, class);
+                let mut watched = 0;
+                let (mut next, mut last) = (account.watched.head(), Moment::default());
+                while let Some(index) = next {
+                    let entry = &self.entries[index];
+                    assert!(entry.running && entry.watched && entry.account == class && entry.started >= last);
+                    last = entry.started;
+                    watched += 1;
+                    next = account.watched.next(&self.entries, index);
+                }
+                assert_eq!(watched, self.count(|entry| entry.watched && entry.account == class));
+            }
+            assert_eq!(self.rightful(), None, "somebody waits who may start");
+        }
+
+        /// What [`Schedule::dispatch`] does, each choice compared with the rightful one.
+        fn audited_dispatch(&mut self, now: Moment, events: &mut Vec<Event>) {
+            loop {
+                let rightful = self.rightful();
+                let chosen = self.choose();
+                assert_eq!(chosen, rightful);
+                let Some(index) = chosen else { return };
+                self.grant(index, now, events);
+            }
+        }
+    }
+
+    fn random_limits(random: &mut fastrand::Rng, seats: usize) -> Vec<Limits> {
+        let mut left = seats * 9 / 10;
+        (0..5)
+            .map(|class| {
+                let reserve = if random.bool() { random.usize(0..=left.min(3)) } else { 0 };
+                left -= reserve;
+                let ceiling = random.usize(reserve.max(1)..=seats.max(reserve).max(1));
+                let slow = random.bool();
+                Limits {
+                    shares: Shares { reserve, ceiling, idle_ceiling: random.usize(ceiling..=ceiling.max(seats)) },
+                    weight: random.u32(1..9),
+                    slow,
+                    manner: Manner {
+                        writes_first: slow,
+                        client_max: if random.bool() { random.u32(1..4) } else { u32::MAX },
+                        one_per_document: slow && random.bool(),
+                    },
+                    wait_max: Duration::from_millis(random.u64(1..3000)),
+                    queue_max: random.usize(0..8),
+                    long_after: (class < 2 && random.bool()).then(|| Duration::from_millis(random.u64(1..500))),
+                }
+            })
+            .collect()
+    }
+
+    fn random_ask(random: &mut fastrand::Rng, owner: u32) -> Ask {
+        let documents = (0..random.usize(0..3)).map(|_| DocumentKey(random.u64(0..4))).collect();
+        Ask {
+            owner,
+            class: random.usize(0..5),
+            long: random.usize(0..5),
+            client: random.u64(0..6),
+            documents,
+            writes: random.bool(),
+            unseen: random.u8(0..4) == 0,
+            stream: random.u8(0..8) == 0,
+        }
+    }
+
+    /// Random events on one schedule, with every choice and every invariant checked.
+    fn storm(seed: u64, steps: usize) {
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut seats = random.usize(1..14);
+        let mut now = Moment(1_000_000_000);
+        let limits = random_limits(&mut random, seats);
+        let mut schedule = Schedule::new(Some(seats), &limits, now);
+        let mut events = Vec::new();
+        let mut keys: HashMap<u32, Key> = HashMap::new();
+        let mut virtual_times = vec![0; 5];
+        for step in 0..steps {
+            now = now + Duration::from_micros(random.u64(0..20_000));
+            match random.u8(0..100) {
+                0..50 => {
+                    let owner = u32::try_from(step).unwrap();
+                    let ask = random_ask(&mut random, owner);
+                    let (class, before) = (ask.class, schedule.accounts[ask.class].queue.len());
+                    match schedule.arrive(ask, now, &mut events) {
+                        Arrival::Started(key) | Arrival::Waits(key) => {
+                            keys.insert(owner, key);
+                        }
+                        Arrival::Refused(denial) => {
+                            let limits = &schedule.accounts[class].limits;
+                            match denial.cause {
+                                Cause::Predicted => assert!(limits.slow && before > 0 && denial.wait > limits.wait_max),
+                                Cause::Full => assert!(before >= limits.queue_max),
+                                _ => panic!("{denial:?}"),
+                            }
+                        }
+                    }
+                    assert!(schedule.accounts[class].queue.len() <= schedule.accounts[class].limits.queue_max.max(before));
+                }
+                50..92 => {
+                    let Some(owner) = keys.keys().copied().min_by_key(|owner| owner.wrapping_mul(2_654_435_761) ^ random.u32(..)) else {
+                        continue;
+                    };
+                    let key = keys.remove(&owner).unwrap();
+                    schedule.vacate(key, now);
+                    schedule.audited_dispatch(now, &mut events);
+                }
+                92..99 => {
+                    schedule.expire(now, &mut events);
+                    schedule.audited_dispatch(now, &mut events);
+                    assert!(schedule.next().is_none_or(|next| next > now));
+                }
+                _ => {
+                    seats = random.usize(1..14);
+                    let limits = random_limits(&mut random, seats);
+                    schedule.relimit(Some(seats), &limits, now);
+                    schedule.audited_dispatch(now, &mut events);
+                }
+            }
+            for event in events.drain(..) {
+                match event {
+                    Event::Started { owner, .. } => assert!(keys.contains_key(&owner), "{owner} started without having come"),
+                    Event::Refused { owner, .. } => assert!(keys.remove(&owner).is_some(), "{owner} was refused twice"),
+                    Event::Moved { .. } => {}
+                }
+            }
+            assert_eq!(keys.len(), schedule.entries.len());
+            schedule.check();
+            for (class, last) in virtual_times.iter_mut().enumerate() {
+                let time = schedule.accounts[class].queue.time(now);
+                assert!(time >= *last, "virtual time went back");
+                *last = time;
+            }
+        }
+        for (_, key) in keys {
+            schedule.leave(key, now, &mut events);
+        }
+        schedule.check();
+        assert_eq!((schedule.total, schedule.waiting, schedule.entries.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn every_choice_in_a_storm_is_the_rightful_one() {
+        for seed in 0..100 {
+            storm(seed, 5_000);
+        }
+    }
+
+    #[test]
+    fn every_choice_in_a_long_storm_is_the_rightful_one() {
+        for seed in 100..110 {
+            storm(seed, 50_000);
+        }
+    }
+
+    /// Water filling: nobody gets more than it asks for, and nobody gets less than another one unless it asks for less.
+    fn max_min(seats: f64, demands: &[f64]) -> Vec<f64> {
+        let mut shares = vec![0.0; demands.len()];
+        let mut open: Vec<usize> = (0..demands.len()).collect();
+        let mut left = seats;
+        while !open.is_empty() {
+            let level = left / open.len() as f64;
+            let (met, unmet): (Vec<_>, Vec<_>) = open.iter().partition(|client| demands[**client] <= level);
+            if met.is_empty() {
+                unmet.iter().for_each(|client| shares[*client] = level);
+                break;
+            }
+            for client in met {
+                shares[client] = demands[client];
+                left -= demands[client];
+            }
+            open = unmet;
+        }
+        shares
+    }
+
+    /// A client of the fairness test: so many requests at a time, each of so many seconds, one after the other; or, with an interval,
+    /// one every so many seconds, whatever became of the last.
+    struct Habit {
+        parallel: u32,
+        hold: f64,
+        interval: f64,
+    }
+
+    /// Seats used by each client on average, `seconds` long.
+    fn shares_of(seats: usize, cap: u32, habits: &[Habit], seconds: f64, seed: u64) -> Vec<f64> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let limits = Limits {
+            shares: Shares { reserve: 0, ceiling: seats, idle_ceiling: seats },
+            weight: 1,
+            slow: false,
+            manner: Manner { writes_first: false, client_max: cap, one_per_document: false },
+            wait_max: Duration::from_secs(100_000),
+            queue_max: 100_000,
+            long_after: None,
+        };
+        let start = Moment(1_000_000_000);
+        let mut schedule = Schedule::new(Some(seats), &[limits], start);
+        let mut used = vec![0.0; habits.len()];
+        let mut running: HashMap<u32, Key> = HashMap::new();
+        // What happens at a moment: a client (`false`) sends a request, or (`true`) a request of it ends.
+        let mut agenda = std::collections::BinaryHeap::new();
+        for (client, habit) in habits.iter().enumerate() {
+            for _ in 0..habit.parallel {
+                agenda.push(std::cmp::Reverse((start + Duration::from_secs_f64(random.f64() * 0.01), false, client, 0)));
+            }
+        }
+        let (mut events, mut owners, mut owner_of) = (Vec::new(), 0, HashMap::new());
+        let end = start + Duration::from_secs_f64(seconds);
+        while let Some(std::cmp::Reverse((now, ends, client, owner))) = agenda.pop() {
+            if now > end {
+                break;
+            }
+            let mut started = Vec::new();
+            if ends {
+                let key = running.remove(&owner).unwrap();
+                schedule.leave(key, now, &mut events);
+                if habits[client].interval == 0.0 {
+                    agenda.push(std::cmp::Reverse((now, false, client, 0)));
+                }
+            } else {
+                if habits[client].interval > 0.0 {
+                    let interval = Duration::from_secs_f64(habits[client].interval * random.f64() * 2.0);
+                    agenda.push(std::cmp::Reverse((now + interval, false, client, 0)));
+                }
+                owners += 1;
+                let ask = Ask {
+                    owner: owners,
+                    class: 0,
+                    long: 0,
+                    client: client as u64,
+                    documents: [].into_iter().collect(),
+                    writes: false,
+                    unseen: false,
+                    stream: false,
+                };
+                match schedule.arrive(ask, now, &mut events) {
+                    Arrival::Started(key) => {
+                        running.insert(owners, key);
+                        started.push((owners, client));
+                    }
+                    Arrival::Waits(key) => {
+                        running.insert(owners, key);
+                        owner_of.insert(owners, client);
+                    }
+                    Arrival::Refused(denial) => panic!("{denial:?}"),
+                }
+            }
+            for event in events.drain(..) {
+                if let Event::Started { owner, .. } = event {
+                    started.push((owner, owner_of.remove(&owner).unwrap()));
+                }
+            }
+            for (owner, client) in started {
+                let hold = habits[client].hold * (0.5 + random.f64());
+                used[client] += hold;
+                agenda.push(std::cmp::Reverse((now + Duration::from_secs_f64(hold), true, client, owner)));
+            }
+        }
+        used.iter().map(|used| used / seconds).collect()
+    }
+
+    #[test]
+    fn clients_get_their_max_min_fair_share_of_seat_time() {
+        for (seed, seats, cap, habits) in [
+            (1, 4, u32::MAX, vec![(40, 1.0, 0.0), (2, 1.0, 0.0), (4, 1.0, 0.0), (8, 1.0, 0.0)]),
+            (2, 4, u32::MAX, vec![(10, 0.02, 0.0), (10, 0.2, 0.0), (10, 2.0, 0.0), (10, 8.0, 0.0)]),
+            (3, 8, 2, vec![(20, 0.5, 0.0), (20, 3.0, 0.0), (1, 0.1, 0.5), (9, 1.0, 0.0), (9, 1.0, 0.0), (9, 0.3, 0.0)]),
+            (4, 2, 1, vec![(5, 1.0, 0.0), (5, 1.0, 0.0), (5, 5.0, 0.0), (1, 0.05, 1.0), (1, 0.05, 1.0)]),
+            (5, 16, u32::MAX, (2..40).map(|n| (n, 0.1 * f64::from(n % 7 + 1), 0.0)).collect()),
+        ] {
+            let habits: Vec<_> = habits.into_iter().map(|(parallel, hold, interval)| Habit { parallel, hold, interval }).collect();
+            let demand = |habit: &Habit| {
+                if habit.interval > 0.0 { habit.hold / habit.interval } else { f64::from(habit.parallel.min(cap)) }
+            };
+            let fair = max_min(seats as f64, &habits.iter().map(demand).collect::<Vec<_>>());
+            let got = shares_of(seats, cap, &habits, 4000.0, seed);
+            println!("seed {seed}: fair {fair:.3?} got {got:.3?}");
+            for (fair, got) in fair.iter().zip(&got) {
+                assert!((fair - got).abs() <= 0.05 * fair.max(0.2), "seed {seed}: fair {fair:.3}, got {got:.3}");
+            }
+        }
+    }
 }

@@ -25,18 +25,16 @@ struct Slot<T> {
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: u32,
-    len: usize,
 }
 
 impl<T> Slab<T> {
     /// An empty slab.
     pub fn new() -> Self {
-        Self { slots: Vec::new(), free: NIL, len: 0 }
+        Self { slots: Vec::new(), free: NIL }
     }
 
     /// Puts a value in. At most 2^32 - 1 are possible, far above every bound on what is queued or runs.
     pub fn insert(&mut self, value: T) -> Key {
-        self.len += 1;
         if self.free != NIL {
             let index = self.free;
             let slot = &mut self.slots[index as usize];
@@ -56,7 +54,6 @@ impl<T> Slab<T> {
         slot.generation = slot.generation.wrapping_add(1);
         slot.next_free = self.free;
         self.free = index;
-        self.len -= 1;
         Some(value)
     }
 
@@ -83,8 +80,9 @@ impl<T> Slab<T> {
     }
 
     /// How many values there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.len
+        self.iter().count()
     }
 }
 
@@ -147,11 +145,6 @@ impl List {
     /// The last entry.
     pub fn tail(&self) -> Option<u32> {
         (self.tail != NIL).then_some(self.tail)
-    }
-
-    /// Whether nothing stands in it.
-    pub fn is_empty(&self) -> bool {
-        self.head == NIL
     }
 
     /// Appends an entry.
