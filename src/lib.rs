@@ -17,4 +17,5 @@ pub mod flow;
 pub mod model;
 pub mod profile;
 pub mod units;
+pub mod wire;
 pub mod written;

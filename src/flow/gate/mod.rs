@@ -1,6 +1,8 @@
 //! Admission: token buckets, bounded fair queues, seats. Every refusal is explained and says when to come back.
 // CONTRACT STUB: signatures that the rest of the house is written against. The bodies are to be replaced.
 
+pub mod buckets;
+
 use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
