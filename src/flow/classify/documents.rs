@@ -45,6 +45,12 @@ impl Documents {
         todo!()
     }
 
+    /// The key of a scope; none of `"*"`.
+    #[must_use]
+    pub fn key_of(&self, _scope: &crate::model::Scope) -> Option<DocumentKey> {
+        todo!()
+    }
+
     /// What is known of these documents. `class` is that of the route.
     #[must_use]
     pub fn look(&self, _keys: &[DocumentKey], _class: Class, _now: Moment) -> Known {

@@ -46,6 +46,8 @@ pub struct Exchange {
     pub shadows: Shadows,
     /// The status that the client saw, or would have seen; 0 if it left before there was one.
     pub status: u16,
+    /// The status that the app answered with; `None` if it never did.
+    pub app_status: Option<u16>,
     /// When its head had arrived.
     pub arrived: Moment,
     /// When the last byte had gone to the client, or it had left.

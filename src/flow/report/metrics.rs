@@ -10,9 +10,10 @@ use prometheus::{
     core::{Collector, GenericCounter},
 };
 
-use super::{Scrape, decision::FailureKind, exchange::Exchange};
+use super::{Scrape, exchange::Exchange};
 use crate::{
     config::Settings,
+    flow::origin::FailureKind,
     model::{CLASSES_MAX, Class, Outcome, Rule},
 };
 

@@ -3,6 +3,7 @@ pub mod decision;
 pub mod exchange;
 pub mod log;
 pub mod metrics;
+pub mod response;
 pub mod server_timing;
 pub mod top;
 
