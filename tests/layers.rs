@@ -13,6 +13,9 @@ use std::{
 /// The stages of the path, in its order (which the alphabet keeps): a stage imports only stages before it.
 const STAGES: [&str; 7] = ["accept", "classify", "fresh", "gate", "origin", "report", "tune"];
 
+/// Parts of the path's own function, beside `flow/mod.rs` and like it above the stages.
+const PATH: [&str; 2] = ["surviving", "tracked"];
+
 /// Who may await, lock and read the clock, besides every `shell.rs`: a file, or a folder with all that is in it.
 const SHELLS: [&str; 10] =
     ["main.rs", "clock.rs", "wire", "store", "flow/mod.rs", "flow/accept", "flow/origin", "flow/report", "ops", "app"];
@@ -44,6 +47,14 @@ fn the_house_keeps_its_rules() {
             found.extend(head(&source).map(|problem| format!("{folder}/{problem}")));
         }
     }
+    assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn every_dependency_is_used_and_has_its_reason_in_the_readme() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |name: &str| fs::read_to_string(root.join(name)).expect("a file of this project");
+    let found = dependencies(&text("Cargo.toml"), &text("README.md"), &read(&root.join("src"), &["rs"]));
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
 }
 
@@ -309,6 +320,9 @@ fn imports(file: &File, table: &[Vec<String>], report: &mut dyn FnMut(usize, Str
 fn stage(own: &[String], path: &[String]) -> Result<(), String> {
     let index = |name: Option<&String>| name.and_then(|name| STAGES.iter().position(|stage| stage == name));
     let Some(name) = own.get(1) else { return Ok(()) };
+    if PATH.contains(&name.as_str()) {
+        return Ok(());
+    }
     let Some(from) = index(Some(name)) else {
         return Err(format!("`flow::{name}` is no stage of the path"));
     };
@@ -403,7 +417,8 @@ fn within(path: &str, places: &[&str]) -> bool {
 
 /// Decisions neither wait nor lock nor read the clock; and nobody but `clock.rs` reads it in any other way than by asking that.
 fn purity(file: &File, report: &mut dyn FnMut(usize, String)) {
-    let shell = within(file.path, &SHELLS) || within(file.path, &[LAB]) || file.path.rsplit('/').next() == Some("shell.rs");
+    let path = file.module.first().is_some_and(|top| top == "flow") && file.module.get(1).is_some_and(|name| PATH.contains(&name.as_str()));
+    let shell = path || within(file.path, &SHELLS) || within(file.path, &[LAB]) || file.path.rsplit('/').next() == Some("shell.rs");
     let locks = LOCKS.iter().any(|(place, _)| within(file.path, &[place]));
     for (line, path) in paths(file).into_iter().filter(|_| !shell) {
         if path.first().is_some_and(|top| top == "clock") && path.get(1).is_some_and(|name| asks(name)) {
@@ -492,6 +507,19 @@ fn after_turbofish(tokens: &[Token]) -> &[Token] {
     &[]
 }
 
+/// A dependency is used, and the README's table (`| name | why |`) says what for; the table names nothing else.
+fn dependencies(manifest: &str, readme: &str, sources: &[Source]) -> Vec<String> {
+    let section = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1).take_while(|line| !line.starts_with('['));
+    let wanted: BTreeSet<&str> = section.filter_map(|line| line.split_once(" =")).map(|(name, _)| name).collect();
+    let rows = readme.lines().skip_while(|line| *line != "| crate | why |").skip(2).take_while(|line| line.starts_with("| "));
+    let named: BTreeSet<&str> = rows.filter_map(|line| line.split(" | ").next()?.strip_prefix("| ")).collect();
+    let words: BTreeSet<String> = sources.iter().flat_map(|source| lex(&source.text)).map(|token| token.text).collect();
+    let unused = wanted.iter().filter(|name| !words.contains(&name.replace('-', "_"))).map(|name| format!("{name} is not used"));
+    let unnamed = wanted.difference(&named).map(|name| format!("{name} has no row in the README's table of dependencies"));
+    let gone = named.difference(&wanted).map(|name| format!("the README gives a reason for {name}, which is no dependency"));
+    unused.chain(unnamed).chain(gone).collect()
+}
+
 // --------------------------------------------------------------------------------------------- the rules can be broken
 
 /// A small house: the table, and one file with this text below its head.
@@ -551,6 +579,8 @@ fn a_stage_that_imports_a_later_one_is_found() {
     refused("flow/gate/queue.rs", "use crate::flow::{classify, origin::Reply};", "imports the later `flow::origin::Reply`");
     refused("flow/gate/queue.rs", "use crate::flow::Flow;", "which stands above the stages");
     refused("flow/helpers.rs", "use super::gate::Gate;", "`flow::helpers` is no stage");
+    refused("flow/gate/queue.rs", "use crate::flow::tracked::Tracked;", "which stands above the stages");
+    passes("flow/tracked.rs", "use super::{accept, report::Report}; async fn f() {}");
     passes("flow/gate/queue.rs", "use super::{buckets, schedule::{self, Seat}}; use crate::flow::classify::documents::Known;");
     passes("flow/mod.rs", "use self::{gate::Gate, report::Report}; use crate::flow::tune;");
 }
@@ -666,4 +696,16 @@ fn tests_may_do_as_they_like() {
     let whole = [("model.rs", "//! A.\n#[cfg(test)]\nmod oracle;"), ("model/oracle.rs", "//! A.\nfn f() { x.unwrap() }")];
     let sources: Vec<Source> = whole.iter().map(|(path, text)| Source { path: (*path).into(), text: (*text).into() }).collect();
     assert!(!violations(&sources).iter().any(|found| found.contains("unwrap")));
+}
+
+#[test]
+fn a_dependency_without_use_or_reason_is_found() {
+    let manifest = "[package]\nname = \"x\"\n\n[dependencies]\nhttp = \"1\"\nhttp-body = { version = \"1\" }\n\n[dev-dependencies]\ntempfile = \"3\"\n";
+    let readme = "# x\n\n| crate | why |\n| --- | --- |\n| http | a |\n| tower | b |\n\n| other | table |\n";
+    let sources = [Source { path: "lib.rs".into(), text: "//! A.\nuse http_body::Body;\n".into() }];
+    let found = dependencies(manifest, readme, &sources);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for what in ["http is not used", "http-body has no row", "a reason for tower"] {
+        assert!(found.iter().any(|line| line.contains(what)), "{found:#?}");
+    }
 }
