@@ -58,6 +58,14 @@ fn every_dependency_is_used_and_has_its_reason_in_the_readme() {
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
 }
 
+#[test]
+fn alerts_speak_of_declared_metrics_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |name: &str| fs::read_to_string(root.join(name)).expect("a file of this project");
+    let found = undeclared(&text("config/alerts.yml"), &text(&format!("src/{METRICS}")));
+    assert!(found.is_empty(), "not declared in {METRICS}: {found:?}");
+}
+
 // ---------------------------------------------------------------------------------------------------------- reading
 
 /// A file below `src`, by its path there.
@@ -520,6 +528,18 @@ fn dependencies(manifest: &str, readme: &str, sources: &[Source]) -> Vec<String>
     unused.chain(unnamed).chain(gone).collect()
 }
 
+/// Names of metrics in this text that the source does not declare; a histogram's parts count as the histogram.
+fn undeclared(text: &str, source: &str) -> Vec<String> {
+    let declared: BTreeSet<String> = lex(source).into_iter().filter(|token| token.kind == Kind::Text).map(|token| token.text).collect();
+    let names =
+        text.split(|character: char| !character.is_ascii_lowercase() && character != '_').filter(|name| name.starts_with("tidegate_"));
+    let known = |name: &str| {
+        declared.contains(name)
+            || ["_bucket", "_count", "_sum"].iter().any(|part| name.strip_suffix(part).is_some_and(|base| declared.contains(base)))
+    };
+    names.filter(|name| !known(name)).map(String::from).collect()
+}
+
 // --------------------------------------------------------------------------------------------- the rules can be broken
 
 /// A small house: the table, and one file with this text below its head.
@@ -708,4 +728,13 @@ fn a_dependency_without_use_or_reason_is_found() {
     for what in ["http is not used", "http-body has no row", "a reason for tower"] {
         assert!(found.iter().any(|line| line.contains(what)), "{found:#?}");
     }
+}
+
+#[test]
+fn an_alert_on_a_metric_that_does_not_exist_is_found() {
+    let source = "//! A.\nconst A: &str = \"tidegate_wait_seconds\"; // \"tidegate_gone\"\n";
+    assert_eq!(
+        undeclared("rate(tidegate_wait_seconds_bucket{le=\"1\"}[5m]) > tidegate_gone + tidegate_wait_seconds", source),
+        ["tidegate_gone"]
+    );
 }
