@@ -2,6 +2,7 @@
 
 pub mod failure;
 pub mod headers;
+pub mod health;
 pub mod pool;
 pub mod pump;
 pub mod seat;
@@ -57,6 +58,7 @@ pub struct Origin {
     tasks: TaskTracker,
     drain: Drain,
     rate_min: AtomicUsize,
+    health: health::Health,
 }
 
 /// One call.
@@ -138,13 +140,14 @@ impl Origin {
     pub fn new(settings: &App, rate_min: u64, tasks: TaskTracker, drain: Drain) -> Self {
         let server = settings.servers.first().cloned().unwrap_or_default();
         Self {
-            pool: Arc::new(Pool::new(server, settings.clone(), tasks.clone())),
+            pool: Arc::new(Pool::new(server, settings.clone())),
             buffers: Arc::new(Budget::new(settings.buffer_memory_max)),
             settings: ArcSwap::from_pointee(settings.clone()),
             zombies: Arc::default(),
             tasks,
             drain,
             rate_min: AtomicUsize::new(usize::try_from(rate_min).unwrap_or(usize::MAX)),
+            health: health::Health::default(),
         }
     }
 
@@ -301,7 +304,8 @@ impl Origin {
         let zombie = Zombie::count(&self.zombies);
         let until = clock::instant(deadlines.zombie());
         let cut = self.drain.clone();
-        self.tasks.spawn(async move {
+        // Nothing is lost when it is dropped with the process: a drain does not wait for it.
+        tokio::spawn(async move {
             seat.close(Close::GivenUp);
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}

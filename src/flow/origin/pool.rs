@@ -18,7 +18,6 @@ use tokio::{
     net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
-use tokio_util::task::TaskTracker;
 
 use super::failure::FailureKind;
 use crate::{
@@ -80,13 +79,12 @@ pub struct Pool {
     addresses: ArcSwap<Vec<SocketAddr>>,
     next: AtomicUsize,
     failed_connects: AtomicU32,
-    tasks: TaskTracker,
 }
 
 impl Pool {
-    /// An empty pool to one `host:port`. `tasks` counts the connections' own tasks.
+    /// An empty pool to one `host:port`.
     #[must_use]
-    pub fn new(server: String, settings: App, tasks: TaskTracker) -> Self {
+    pub fn new(server: String, settings: App) -> Self {
         Self {
             places: Arc::new(Semaphore::new(settings.connections_max as usize)),
             settings: ArcSwap::from_pointee(settings),
@@ -97,7 +95,6 @@ impl Pool {
             addresses: ArcSwap::default(),
             next: AtomicUsize::new(0),
             failed_connects: AtomicU32::new(0),
-            tasks,
         }
     }
 
@@ -108,7 +105,7 @@ impl Pool {
             self.places.add_permits((after - before) as usize);
         } else if before > after {
             let places = Arc::clone(&self.places);
-            self.tasks.spawn(async move {
+            tokio::spawn(async move {
                 if let Ok(gone) = places.acquire_many_owned(before - after).await {
                     gone.forget();
                 }
@@ -220,7 +217,7 @@ impl Pool {
         let open = Arc::clone(&self.open);
         open.fetch_add(1, Ordering::Relaxed);
         self.failed_connects.store(0, Ordering::Relaxed);
-        self.tasks.spawn(async move {
+        tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%address, %error, "a connection to the app ended");
             }
