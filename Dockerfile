@@ -29,4 +29,5 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["tidegate", "health"]
 ENTRYPOINT ["tidegate"]
-CMD ["run", "--config", "/etc/tidegate/tidegate.toml"]
+# What a container changes: it is reached from outside, and its health check asks the admin listener.
+CMD ["run", "--config", "/etc/tidegate/tidegate.toml", "--set", "listen.address=0.0.0.0:8080", "--set", "admin.address=127.0.0.1:9090"]

@@ -13,18 +13,19 @@ use std::{
 /// The stages of the path, in its order (which the alphabet keeps): a stage imports only stages before it.
 const STAGES: [&str; 7] = ["accept", "classify", "fresh", "gate", "origin", "report", "tune"];
 
+/// Parts of the path's own function, beside `flow/mod.rs` and like it above the stages.
+const PATH: [&str; 2] = ["surviving", "tracked"];
+
 /// Who may await, lock and read the clock, besides every `shell.rs`: a file, or a folder with all that is in it.
 const SHELLS: [&str; 10] =
-    ["main.rs", "clock.rs", "wire.rs", "store", "flow/mod.rs", "flow/accept", "flow/origin", "flow/report", "ops", "app"];
+    ["main.rs", "clock.rs", "wire", "store", "flow/mod.rs", "flow/accept", "flow/origin", "flow/report", "ops", "app"];
 
 /// Layer 6 stands outside of the proxy: it plays its clients and its app.
 const LAB: &str = "lab";
 
 /// Who may lock besides, each with its reason.
-const LOCKS: [(&str, &str); 2] = [
-    ("flow/gate/buckets.rs", "a sharded map of arrival times: a shard's lock is held for one comparison and is part of the structure"),
-    ("flow/classify/documents", "a sharded map of costs: the same"),
-];
+const LOCKS: [(&str, &str); 1] =
+    [("flow/classify/documents", "a sharded map of costs: a shard's lock is held for one look and is part of the structure")];
 
 /// Whose business it is to print.
 const PRINTERS: [&str; 3] = ["main.rs", "ops", LAB];
@@ -47,6 +48,22 @@ fn the_house_keeps_its_rules() {
         }
     }
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn every_dependency_is_used_and_has_its_reason_in_the_readme() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |name: &str| fs::read_to_string(root.join(name)).expect("a file of this project");
+    let found = dependencies(&text("Cargo.toml"), &text("README.md"), &read(&root.join("src"), &["rs"]));
+    assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn alerts_speak_of_declared_metrics_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |name: &str| fs::read_to_string(root.join(name)).expect("a file of this project");
+    let found = undeclared(&text("config/alerts.yml"), &text(&format!("src/{METRICS}")));
+    assert!(found.is_empty(), "not declared in {METRICS}: {found:?}");
 }
 
 // ---------------------------------------------------------------------------------------------------------- reading
@@ -311,6 +328,9 @@ fn imports(file: &File, table: &[Vec<String>], report: &mut dyn FnMut(usize, Str
 fn stage(own: &[String], path: &[String]) -> Result<(), String> {
     let index = |name: Option<&String>| name.and_then(|name| STAGES.iter().position(|stage| stage == name));
     let Some(name) = own.get(1) else { return Ok(()) };
+    if PATH.contains(&name.as_str()) {
+        return Ok(());
+    }
     let Some(from) = index(Some(name)) else {
         return Err(format!("`flow::{name}` is no stage of the path"));
     };
@@ -405,7 +425,8 @@ fn within(path: &str, places: &[&str]) -> bool {
 
 /// Decisions neither wait nor lock nor read the clock; and nobody but `clock.rs` reads it in any other way than by asking that.
 fn purity(file: &File, report: &mut dyn FnMut(usize, String)) {
-    let shell = within(file.path, &SHELLS) || within(file.path, &[LAB]) || file.path.rsplit('/').next() == Some("shell.rs");
+    let path = file.module.first().is_some_and(|top| top == "flow") && file.module.get(1).is_some_and(|name| PATH.contains(&name.as_str()));
+    let shell = path || within(file.path, &SHELLS) || within(file.path, &[LAB]) || file.path.rsplit('/').next() == Some("shell.rs");
     let locks = LOCKS.iter().any(|(place, _)| within(file.path, &[place]));
     for (line, path) in paths(file).into_iter().filter(|_| !shell) {
         if path.first().is_some_and(|top| top == "clock") && path.get(1).is_some_and(|name| asks(name)) {
@@ -427,7 +448,8 @@ fn purity(file: &File, report: &mut dyn FnMut(usize, String)) {
             "async" | "await" | "tokio" => report(token.line, format!("`{word}`: waits outside of a shell")),
             "Mutex" | "RwLock" | "Condvar" | "DashMap" if !locks => report(token.line, format!("`{word}`: locks outside of a shell")),
             "lock" if !locks && before(".") => report(token.line, "`.lock()`: locks outside of a shell".into()),
-            "Instant" | "SystemTime" => report(token.line, format!("`{word}`: decisions take a `Moment`")),
+            // `type Instant = ..` names a trait's own notion of time and reads none.
+            "Instant" | "SystemTime" if !before("type") => report(token.line, format!("`{word}`: decisions take a `Moment`")),
             "clock" if asked => report(token.line, "reads the clock outside of a shell".into()),
             _ => {}
         }
@@ -493,6 +515,31 @@ fn after_turbofish(tokens: &[Token]) -> &[Token] {
     &[]
 }
 
+/// A dependency is used, and the README's table (`| name | why |`) says what for; the table names nothing else.
+fn dependencies(manifest: &str, readme: &str, sources: &[Source]) -> Vec<String> {
+    let section = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1).take_while(|line| !line.starts_with('['));
+    let wanted: BTreeSet<&str> = section.filter_map(|line| line.split_once(" =")).map(|(name, _)| name).collect();
+    let rows = readme.lines().skip_while(|line| *line != "| crate | why |").skip(2).take_while(|line| line.starts_with("| "));
+    let named: BTreeSet<&str> = rows.filter_map(|line| line.split(" | ").next()?.strip_prefix("| ")).collect();
+    let words: BTreeSet<String> = sources.iter().flat_map(|source| lex(&source.text)).map(|token| token.text).collect();
+    let unused = wanted.iter().filter(|name| !words.contains(&name.replace('-', "_"))).map(|name| format!("{name} is not used"));
+    let unnamed = wanted.difference(&named).map(|name| format!("{name} has no row in the README's table of dependencies"));
+    let gone = named.difference(&wanted).map(|name| format!("the README gives a reason for {name}, which is no dependency"));
+    unused.chain(unnamed).chain(gone).collect()
+}
+
+/// Names of metrics in this text that the source does not declare; a histogram's parts count as the histogram.
+fn undeclared(text: &str, source: &str) -> Vec<String> {
+    let declared: BTreeSet<String> = lex(source).into_iter().filter(|token| token.kind == Kind::Text).map(|token| token.text).collect();
+    let names =
+        text.split(|character: char| !character.is_ascii_lowercase() && character != '_').filter(|name| name.starts_with("tidegate_"));
+    let known = |name: &str| {
+        declared.contains(name)
+            || ["_bucket", "_count", "_sum"].iter().any(|part| name.strip_suffix(part).is_some_and(|base| declared.contains(base)))
+    };
+    names.filter(|name| !known(name)).map(String::from).collect()
+}
+
 // --------------------------------------------------------------------------------------------- the rules can be broken
 
 /// A small house: the table, and one file with this text below its head.
@@ -552,6 +599,8 @@ fn a_stage_that_imports_a_later_one_is_found() {
     refused("flow/gate/queue.rs", "use crate::flow::{classify, origin::Reply};", "imports the later `flow::origin::Reply`");
     refused("flow/gate/queue.rs", "use crate::flow::Flow;", "which stands above the stages");
     refused("flow/helpers.rs", "use super::gate::Gate;", "`flow::helpers` is no stage");
+    refused("flow/gate/queue.rs", "use crate::flow::tracked::Tracked;", "which stands above the stages");
+    passes("flow/tracked.rs", "use super::{accept, report::Report}; async fn f() {}");
     passes("flow/gate/queue.rs", "use super::{buckets, schedule::{self, Seat}}; use crate::flow::classify::documents::Known;");
     passes("flow/mod.rs", "use self::{gate::Gate, report::Report}; use crate::flow::tune;");
 }
@@ -577,7 +626,8 @@ fn a_decision_that_locks_is_found() {
     refused("flow/gate/queue.rs", "struct S { inner: Mutex<u8> }", "`Mutex`: locks");
     refused("profile/mod.rs", "struct S { inner: RwLock<u8> }", "`RwLock`: locks");
     refused("flow/gate/queue.rs", "fn f() { self.inner.lock(); }", "`.lock()`: locks");
-    passes("flow/gate/buckets.rs", "struct S { inner: Mutex<u8> }");
+    passes("flow/gate/buckets/shell.rs", "struct S { inner: Mutex<u8> }");
+    passes("flow/classify/documents/shards.rs", "struct S { inner: Mutex<u8> }");
     passes("flow/classify/documents.rs", "fn f() { self.inner.lock(); }");
     passes("flow/gate/queue.rs", "fn f(lock: u8) {}");
     refused("flow/classify/documents.rs", "async fn f() {}", "`async`: waits");
@@ -590,6 +640,7 @@ fn a_decision_that_reads_the_clock_is_found() {
     refused("flow/gate/queue.rs", "fn f() { crate::clock::now(); }", "reads the clock");
     refused("flow/gate/queue.rs", "use std::time::{Duration, Instant};", "`Instant`: decisions take a `Moment`");
     refused("profile/mod.rs", "fn f(at: SystemTime) {}", "`SystemTime`: decisions take a `Moment`");
+    passes("flow/gate/buckets.rs", "impl Clock for At { type Instant = Nanos; }");
     passes("flow/gate/queue.rs", "use crate::clock::Moment; fn f(now: Moment) { now.since(now); }");
     passes("flow/gate/shell.rs", "fn f() { crate::clock::now(); }");
 }
@@ -665,4 +716,25 @@ fn tests_may_do_as_they_like() {
     let whole = [("model.rs", "//! A.\n#[cfg(test)]\nmod oracle;"), ("model/oracle.rs", "//! A.\nfn f() { x.unwrap() }")];
     let sources: Vec<Source> = whole.iter().map(|(path, text)| Source { path: (*path).into(), text: (*text).into() }).collect();
     assert!(!violations(&sources).iter().any(|found| found.contains("unwrap")));
+}
+
+#[test]
+fn a_dependency_without_use_or_reason_is_found() {
+    let manifest = "[package]\nname = \"x\"\n\n[dependencies]\nhttp = \"1\"\nhttp-body = { version = \"1\" }\n\n[dev-dependencies]\ntempfile = \"3\"\n";
+    let readme = "# x\n\n| crate | why |\n| --- | --- |\n| http | a |\n| tower | b |\n\n| other | table |\n";
+    let sources = [Source { path: "lib.rs".into(), text: "//! A.\nuse http_body::Body;\n".into() }];
+    let found = dependencies(manifest, readme, &sources);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for what in ["http is not used", "http-body has no row", "a reason for tower"] {
+        assert!(found.iter().any(|line| line.contains(what)), "{found:#?}");
+    }
+}
+
+#[test]
+fn an_alert_on_a_metric_that_does_not_exist_is_found() {
+    let source = "//! A.\nconst A: &str = \"tidegate_wait_seconds\"; // \"tidegate_gone\"\n";
+    assert_eq!(
+        undeclared("rate(tidegate_wait_seconds_bucket{le=\"1\"}[5m]) > tidegate_gone + tidegate_wait_seconds", source),
+        ["tidegate_gone"]
+    );
 }
