@@ -15,6 +15,8 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod flow;
+#[cfg(feature = "demo")]
+pub mod lab;
 pub mod model;
 pub mod ops;
 pub mod profile;
