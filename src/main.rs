@@ -177,11 +177,12 @@ fn run(arguments: Run) -> ExitCode {
     let Source { config, profile, set } = arguments.source;
     let flags = Flags { listen: arguments.listen, app: arguments.app, profile, admin: arguments.admin, set };
     match Origin::new(config, &flags) {
-        Ok(origin) => asynchronously(tidegate::app::run(origin)),
+        Ok(origin) => tidegate::app::run(origin),
         Err(mistakes) => complain(&mistakes),
     }
 }
 
+#[cfg(feature = "demo")]
 /// Runs on as many threads as there are processors, or as `TOKIO_WORKER_THREADS` says.
 fn asynchronously(work: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
