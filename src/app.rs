@@ -106,7 +106,7 @@ impl admin::Running for House {
 ///
 /// # Errors
 /// An address that cannot be bound, or an access log that cannot be opened.
-pub async fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError> {
+pub fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError> {
     let failed = |what: String| move |source| StartError { what, source };
     let settings = &loaded.settings;
     let listen = settings.listen.clone();
@@ -251,10 +251,15 @@ impl House {
 /// The number of threads is that of the processors, or `TOKIO_WORKER_THREADS`.
 #[must_use]
 pub fn run(origin: Origin) -> ExitCode {
+    block_on(serve(origin))
+}
+
+/// Drives a command on a runtime of its own; what still runs at its end is dropped.
+#[must_use]
+pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(origin));
-            // What still runs was cut and counted.
+            let code = runtime.block_on(command);
             runtime.shutdown_background();
             code
         }
@@ -284,7 +289,7 @@ async fn serve(origin: Origin) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let running = match start(origin, loaded).await {
+    let running = match start(origin, loaded) {
         Ok(running) => running,
         Err(error) => {
             eprintln!("tidegate cannot start: {error}");

@@ -151,10 +151,10 @@ struct Health {
 #[cfg(feature = "demo")]
 #[derive(Args, Debug)]
 struct Demo {
-    /// Leave it running at the end, with the addresses to look at.
+    /// Leave everything running at the end, with the addresses to look at.
     #[arg(long)]
     serve: bool,
-    /// A scenario of your own instead of the outage of 2017.
+    /// Another scenario than the outage of 2017.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
 }
@@ -166,9 +166,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain(arguments),
         Command::Health(arguments) => health(&arguments),
         #[cfg(feature = "demo")]
-        Command::Demo(arguments) => {
-            asynchronously(tidegate::lab::run(tidegate::lab::Options { serve: arguments.serve, scenario: arguments.scenario }))
-        }
+        Command::Demo(Demo { serve, scenario }) => tidegate::app::block_on(tidegate::lab::run(tidegate::lab::Options { serve, scenario })),
     }
 }
 
@@ -179,20 +177,6 @@ fn run(arguments: Run) -> ExitCode {
     match Origin::new(config, &flags) {
         Ok(origin) => tidegate::app::run(origin),
         Err(mistakes) => complain(&mistakes),
-    }
-}
-
-#[cfg(feature = "demo")]
-/// Runs on as many threads as there are processors, or as `TOKIO_WORKER_THREADS` says.
-fn asynchronously(work: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => {
-            let code = runtime.block_on(work);
-            // What still blocks, such as a name that is being looked up, keeps nobody from ending.
-            runtime.shutdown_background();
-            code
-        }
-        Err(error) => fail(&format!("the runtime cannot start: {error}")),
     }
 }
 
