@@ -278,3 +278,81 @@ fn response(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Bo
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Box::new(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &Method, path: &str, headers: &[(&'static str, &str)], token: Option<&str>) -> Result<Page, u16> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).expect("valid"));
+        }
+        admit(method, path, &map, token).map_err(|response| response.status().as_u16())
+    }
+
+    const LOCAL: (&str, &str) = ("host", "127.0.0.1:9090");
+    const CHANGES: (&str, &str) = ("tidegate-admin", "1");
+
+    #[test]
+    fn without_a_token_only_loopback_names_are_answered() {
+        for host in ["127.0.0.1:9090", "localhost", "LOCALHOST:1", "127.9.9.9", "[::1]:9090", "[::1]"] {
+            assert_eq!(asked(&Method::GET, "/metrics", &[("host", host)], None), Ok(Page::Metrics), "{host}");
+        }
+        for host in
+            ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", "", "localhost:x", "[::2]", "0.0.0.0:9090"]
+        {
+            assert_eq!(asked(&Method::GET, "/metrics", &[("host", host)], None), Err(403), "{host}");
+        }
+        assert_eq!(asked(&Method::GET, "/metrics", &[], None), Err(403));
+        assert_eq!(asked(&Method::GET, "/metrics", &[LOCAL, ("host", "evil.example")], None), Err(403));
+    }
+
+    #[test]
+    fn without_a_token_what_changes_something_needs_its_header() {
+        assert_eq!(asked(&Method::POST, "/reload", &[LOCAL], None), Err(403));
+        assert_eq!(asked(&Method::POST, "/drain", &[LOCAL, ("tidegate-admin", "0")], None), Err(403));
+        assert_eq!(asked(&Method::POST, "/reload", &[LOCAL, CHANGES], None), Ok(Page::Reload));
+        assert_eq!(asked(&Method::POST, "/drain", &[("host", "evil.example"), CHANGES], None), Err(403));
+    }
+
+    #[test]
+    fn a_token_must_be_shown_wherever_one_is_set() {
+        let token = Some("s3cret");
+        for wrong in ["Bearer s3cre", "Bearer s3cret2", "Bearer", "Basic s3cret", "Bearer ", "s3cret", "Bearer S3cret"] {
+            assert_eq!(asked(&Method::GET, "/state", &[LOCAL, ("authorization", wrong)], token), Err(401), "{wrong}");
+        }
+        assert_eq!(asked(&Method::GET, "/state", &[LOCAL], token), Err(401));
+        assert_eq!(asked(&Method::GET, "/nowhere", &[LOCAL], token), Err(401), "which pages there are is nobody's business");
+        let right = ("authorization", "bearer s3cret");
+        assert_eq!(asked(&Method::GET, "/state", &[("host", "tidegate.internal"), right], token), Ok(Page::State));
+        assert_eq!(asked(&Method::POST, "/reload", &[("host", "tidegate.internal"), right], token), Ok(Page::Reload));
+    }
+
+    #[test]
+    fn health_and_readiness_are_open_to_all() {
+        for token in [None, Some("s3cret")] {
+            assert_eq!(asked(&Method::GET, "/healthz", &[("host", "10.0.0.1:9090")], token), Ok(Page::Healthy));
+            assert_eq!(asked(&Method::HEAD, "/readyz", &[], token), Ok(Page::Ready));
+        }
+    }
+
+    #[test]
+    fn a_method_that_does_not_fit_is_told_which_does() {
+        assert_eq!(asked(&Method::GET, "/reload", &[LOCAL, CHANGES], None), Err(405));
+        assert_eq!(asked(&Method::POST, "/metrics", &[LOCAL, CHANGES], None), Err(405));
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("localhost"));
+        headers.insert("tidegate-admin", HeaderValue::from_static("1"));
+        let refused = admit(&Method::DELETE, "/drain", &headers, None).expect_err("refused");
+        assert_eq!(refused.headers().get("allow").map(HeaderValue::as_bytes), Some(b"POST".as_slice()));
+        assert_eq!(asked(&Method::GET, "/nowhere", &[LOCAL], None), Err(404));
+        assert_eq!(asked(&Method::GET, "/metrics/", &[LOCAL], None), Err(404));
+    }
+
+    #[test]
+    fn what_is_not_built_yet_says_so() {
+        assert!(matches!(asked(&Method::POST, "/maintenance", &[LOCAL, CHANGES], None), Ok(Page::Later(_))));
+        assert!(matches!(asked(&Method::POST, "/invalidate", &[LOCAL, CHANGES], None), Ok(Page::Later(_))));
+    }
+}

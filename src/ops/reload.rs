@@ -166,7 +166,7 @@ impl Reloader {
 }
 
 /// Puts new settings into force everywhere; it cannot fail.
-pub type Apply = Box<dyn FnMut(&Arc<Loaded>) + Send + Sync>;
+pub type Apply = Box<dyn Fn(&Arc<Loaded>) + Send + Sync>;
 
 /// The task that reloads.
 pub struct Reloads {
@@ -324,4 +324,135 @@ fn unchangeable(key: &'static str) -> Mistake {
 
 fn nowhere(what: String, instead: &str) -> Mistake {
     Mistake { severity: Severity::Error, at: None, what, instead: instead.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(list: &[(&str, u128)]) -> Files {
+        list.iter().map(|(path, hash)| (PathBuf::from(path), (*hash > 0).then_some(*hash))).collect()
+    }
+
+    /// A disk, and a watcher of it whose every load reads what `needs` says.
+    struct World {
+        disk: Files,
+        watcher: Watcher,
+        /// What was used or refused, in order.
+        used: Vec<Files>,
+        pending: Option<Files>,
+    }
+
+    impl World {
+        fn new(disk: &[(&str, u128)]) -> Self {
+            let disk = files(disk);
+            Self { watcher: Watcher::new(disk.clone()), disk, used: Vec::new(), pending: None }
+        }
+
+        fn read(&self, paths: &[PathBuf]) -> Files {
+            paths.iter().map(|path| (path.clone(), self.disk.get(path).copied().flatten())).collect()
+        }
+
+        fn tick(&mut self, needs: &[&str]) -> Step {
+            let step = self.watcher.see(&self.read(&self.watcher.paths()));
+            match step {
+                Step::Wait => {}
+                Step::Look => {
+                    let read = self.read(&needs.iter().map(PathBuf::from).collect::<Vec<_>>());
+                    self.watcher.looked(read.clone());
+                    self.pending = Some(read);
+                }
+                Step::Use => {
+                    let read = self.pending.take().expect("it looked before");
+                    self.watcher.handled(read.clone());
+                    self.used.push(read);
+                }
+            }
+            step
+        }
+    }
+
+    #[test]
+    fn a_change_is_used_once_it_was_read_twice() {
+        let mut world = World::new(&[("a", 1)]);
+        assert_eq!(world.tick(&["a"]), Step::Wait);
+        world.disk = files(&[("a", 2)]);
+        assert_eq!(
+            [world.tick(&["a"]), world.tick(&["a"]), world.tick(&["a"]), world.tick(&["a"])],
+            [Step::Look, Step::Use, Step::Wait, Step::Wait]
+        );
+        assert_eq!(world.used, [files(&[("a", 2)])]);
+    }
+
+    #[test]
+    fn a_half_written_file_is_never_used() {
+        let mut world = World::new(&[("a", 1)]);
+        for half in 2..6 {
+            world.disk = files(&[("a", half)]);
+            assert_eq!(world.tick(&["a"]), Step::Look, "{half}");
+        }
+        assert_eq!(world.tick(&["a"]), Step::Use);
+        assert_eq!(world.used, [files(&[("a", 5)])]);
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_is_nothing() {
+        let mut world = World::new(&[("a", 1)]);
+        world.disk = files(&[("a", 2)]);
+        world.tick(&["a"]);
+        world.disk = files(&[("a", 1)]);
+        assert_eq!([world.tick(&["a"]), world.tick(&["a"])], [Step::Look, Step::Wait]);
+        assert!(world.used.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_newly_named_is_watched_and_must_stand_still_too() {
+        let mut world = World::new(&[("a", 1)]);
+        world.disk = files(&[("a", 2), ("profile", 7)]);
+        assert_eq!(world.tick(&["a", "profile"]), Step::Look);
+        world.disk = files(&[("a", 2), ("profile", 8)]);
+        assert_eq!(world.tick(&["a", "profile"]), Step::Look);
+        assert_eq!(world.tick(&["a", "profile"]), Step::Use);
+        world.disk = files(&[("a", 2), ("profile", 9)]);
+        assert_eq!([world.tick(&["a", "profile"]), world.tick(&["a", "profile"])], [Step::Look, Step::Use]);
+        assert_eq!(world.used.len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_told_once_and_its_return_is_seen() {
+        let mut world = World::new(&[("a", 1)]);
+        world.disk = files(&[]);
+        let steps: Vec<Step> = (0..5).map(|_| world.tick(&["a"])).collect();
+        assert_eq!(steps, [Step::Look, Step::Use, Step::Wait, Step::Wait, Step::Wait]);
+        world.disk = files(&[("a", 1)]);
+        assert_eq!([world.tick(&["a"]), world.tick(&["a"])], [Step::Look, Step::Use]);
+    }
+
+    #[test]
+    fn whatever_happens_only_what_was_seen_twice_in_a_row_is_used_and_the_last_word_wins() {
+        for seed in 0..2000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut world = World::new(&[("a", 1), ("b", 1)]);
+            let mut history = vec![world.disk.clone()];
+            for _ in 0..60 {
+                if random.f64() < 0.4 {
+                    world.disk = files(&[("a", random.u128(0..3)), ("b", random.u128(0..3))]);
+                }
+                let uses = world.used.len();
+                world.tick(&["a", "b"]);
+                history.push(world.disk.clone());
+                if world.used.len() > uses {
+                    let (used, seen) = (&world.used[uses], &history[history.len() - 2..]);
+                    let of_both = |disk: &Files| world.read(&[PathBuf::from("a"), PathBuf::from("b")]) == *used && disk == &seen[1];
+                    assert!(of_both(&seen[0]), "seed {seed}: {used:?} after {seen:?}");
+                    assert_ne!(Some(used), uses.checked_sub(1).map(|last| &world.used[last]), "seed {seed}: told twice");
+                }
+            }
+            for _ in 0..3 {
+                world.tick(&["a", "b"]);
+            }
+            let now = world.read(&[PathBuf::from("a"), PathBuf::from("b")]);
+            assert_eq!(world.used.last().unwrap_or(&files(&[("a", 1), ("b", 1)])), &now, "seed {seed}");
+        }
+    }
 }
