@@ -1,12 +1,6 @@
 //! From settings to running servers, and to their end.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{

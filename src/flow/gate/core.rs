@@ -164,7 +164,8 @@ impl Core {
         let (seats, mode) = (self.seats(), self.settings.gate.mode);
         let settings = Arc::clone(&self.settings);
         let classes = &settings.class;
-        let acting: Vec<_> = classes.iter().map(|class| limits(class, seats, mode == Mode::Enforce, |mode| mode == Mode::Enforce)).collect();
+        let acting: Vec<_> =
+            classes.iter().map(|class| limits(class, seats, mode == Mode::Enforce, |mode| mode == Mode::Enforce)).collect();
         self.real.change((mode == Mode::Enforce).then_some(seats), &acting, now, &mut self.events);
         self.tell_real(now, notices);
         let supposed: Vec<_> = classes.iter().map(|class| limits(class, seats, mode != Mode::Off, |mode| mode != Mode::Off)).collect();
@@ -468,7 +469,8 @@ impl Core {
         let classes = self.settings.class.iter().enumerate().map(|(index, class)| {
             let shares = shares(class, seats);
             let sight = self.real.sight(index, now);
-            let supposed = if self.settings.gate.mode == Mode::Shadow { self.shadow.as_ref().map(|shadow| shadow.sight(index, now)) } else { None };
+            let supposed =
+                if self.settings.gate.mode == Mode::Shadow { self.shadow.as_ref().map(|shadow| shadow.sight(index, now)) } else { None };
             ClassView {
                 in_flight: sight.in_flight,
                 reserve: shares.reserve,

@@ -168,7 +168,9 @@ impl Gate {
     pub async fn enter(&self, intent: Intent) -> Result<Permit, Box<Refused>> {
         let class = intent.class;
         match self.shared.enter(intent) {
-            Door::Open(Granted { seat, started, waited, predicted, shadows }) => Ok(Permit { class, started, waited, predicted, shadows, seat }),
+            Door::Open(Granted { seat, started, waited, predicted, shadows }) => {
+                Ok(Permit { class, started, waited, predicted, shadows, seat })
+            }
             Door::Shut(refused) => Err(refused),
             Door::Wait(ticket, answer) => {
                 let mut waiting = Waiting { shared: &self.shared, ticket, answered: false };
