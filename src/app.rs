@@ -12,11 +12,11 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    clock::{self, Moment},
+    clock,
     flow::{
         Flow, Plan,
         accept::{Drain, Stage, listener, listener::Front},
-        report::{AppConnections, LogSink, Report, Scrape},
+        report::{AppView, LogSink, Report, Scrape},
     },
     ops::{
         admin::{self, Console},
@@ -62,9 +62,7 @@ pub struct Running {
 struct House {
     flow: Arc<Flow>,
     front: Front,
-    started: Moment,
     stop: Notify,
-    reloader: std::sync::OnceLock<reload::Reloader>,
 }
 
 impl Running {
@@ -91,19 +89,8 @@ impl Running {
 impl admin::Running for House {
     fn scrape(&self) -> Scrape {
         let (documents, documents_dear) = self.flow.documents.counts();
-        let (open, idle) = self.flow.origin.pool.counts();
-        let listen = self.front.listen.load();
-        Scrape {
-            gate: self.flow.gate.view(),
-            documents,
-            documents_dear,
-            app_up: self.flow.origin.is_up(),
-            app_connections: AppConnections { idle, busy: open.saturating_sub(idle) },
-            zombies: self.flow.origin.zombies(),
-            connections: listen.connections_max.saturating_sub(self.front.places.available_permits()),
-            uptime: clock::now().since(self.started),
-            config: self.reloader.get().map(reload::Reloader::scrape).unwrap_or_default(),
-        }
+        let connections = self.front.listen.load().connections_max.saturating_sub(self.front.places.available_permits());
+        Scrape { gate: self.flow.gate.view(), documents, documents_dear, app: self.app_view(), connections }
     }
 
     fn ready(&self) -> bool {
@@ -119,7 +106,7 @@ impl admin::Running for House {
 ///
 /// # Errors
 /// An address that cannot be bound, or an access log that cannot be opened.
-pub async fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError> {
+pub fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError> {
     let failed = |what: String| move |source| StartError { what, source };
     let settings = &loaded.settings;
     let listen = settings.listen.clone();
@@ -146,17 +133,29 @@ pub async fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError
         drain,
         tasks: TaskTracker::new(),
     };
-    let house = Arc::new(House { flow, front, started: clock::now(), stop: Notify::new(), reloader: std::sync::OnceLock::new() });
+    let house = Arc::new(House { flow, front, stop: Notify::new() });
 
     let applied = Arc::clone(&house);
     let apply = Box::new(move |loaded: &Arc<Loaded>| applied.apply(loaded));
     let (reloader, reloads) = reload::reloads(origin, Arc::new(loaded), report.clone(), apply);
-    house.reloader.get_or_init(|| reloader.clone());
     let ended = tokio::spawn(Arc::clone(&house).live(socket, console, reloader, reloads, calls));
     Ok(Running { address, admin, house, ended })
 }
 
 impl House {
+    fn app_view(&self) -> AppView {
+        let origin = &self.flow.origin;
+        let (open, idle) = origin.pool.counts();
+        AppView {
+            server: origin.pool.server().to_owned(),
+            up: origin.is_up(),
+            idle,
+            busy: open.saturating_sub(idle),
+            zombies: origin.zombies(),
+            last_error: origin.last_failure(clock::now()),
+        }
+    }
+
     /// Puts new settings into force everywhere.
     fn apply(&self, loaded: &Arc<Loaded>) {
         let listen = &loaded.settings.listen;
@@ -249,7 +248,29 @@ impl House {
 }
 
 /// Runs until SIGTERM or SIGINT; a second one ends it at once. Exit code 0 after an orderly end, 1 if it could not start or was cut short.
-pub async fn run(origin: Origin) -> ExitCode {
+/// The number of threads is that of the processors, or `TOKIO_WORKER_THREADS`.
+#[must_use]
+pub fn run(origin: Origin) -> ExitCode {
+    block_on(serve(origin))
+}
+
+/// Drives a command on a runtime of its own; what still runs at its end is dropped.
+#[must_use]
+pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(command);
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            eprintln!("tidegate cannot start its threads: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(origin: Origin) -> ExitCode {
     let loaded = match load::load(&origin, None) {
         Ok(loaded) => loaded,
         Err(refused) => {
@@ -268,7 +289,7 @@ pub async fn run(origin: Origin) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let running = match start(origin, loaded).await {
+    let running = match start(origin, loaded) {
         Ok(running) => running,
         Err(error) => {
             eprintln!("tidegate cannot start: {error}");

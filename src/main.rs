@@ -38,7 +38,7 @@ enum Command {
     Health(Health),
     /// Play the outage of 2017, with and without tidegate, side by side.
     #[cfg(feature = "demo")]
-    Demo(tidegate::lab::Demo),
+    Demo(Demo),
 }
 
 const RUN_HELP: &str = "\
@@ -142,6 +142,17 @@ struct Health {
     admin: String,
 }
 
+#[cfg(feature = "demo")]
+#[derive(Args, Debug)]
+struct Demo {
+    /// Leave everything running at the end, with the addresses to look at.
+    #[arg(long)]
+    serve: bool,
+    /// Another scenario than the outage of 2017.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run(arguments),
@@ -149,7 +160,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain(arguments),
         Command::Health(arguments) => health(&arguments),
         #[cfg(feature = "demo")]
-        Command::Demo(arguments) => tidegate::lab::run(&arguments),
+        Command::Demo(Demo { serve, scenario }) => tidegate::app::block_on(tidegate::lab::run(tidegate::lab::Options { serve, scenario })),
     }
 }
 

@@ -1,8 +1,12 @@
 //! The tidegate of the demo, in this process.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use tokio::net::{TcpListener, TcpStream};
+use crate::{
+    app::{self, Running},
+    ops::load::{self, Origin},
+    written::{self, Source},
+};
 
 /// A running tidegate.
 #[derive(Debug)]
@@ -11,7 +15,7 @@ pub struct Tidegate {
     pub address: SocketAddr,
     /// Where operators look.
     pub admin: SocketAddr,
-    task: tokio::task::JoinHandle<()>,
+    running: Running,
 }
 
 /// Starts it with a configuration.
@@ -19,27 +23,17 @@ pub struct Tidegate {
 /// # Errors
 /// What is wrong with the configuration, or why it cannot listen.
 pub async fn start_tidegate(config: &str) -> Result<Tidegate, String> {
-    let app = config.lines().find_map(|l| l.strip_prefix("servers = [\"")?.split('"').next()).ok_or("no app")?.to_owned();
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
-    let address = listener.local_addr().map_err(|e| e.to_string())?;
-    let task = tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let app = app.clone();
-            tokio::spawn(async move {
-                let Ok(mut server) = TcpStream::connect(&app).await else { return };
-                let _ = client.set_nodelay(true);
-                let _ = server.set_nodelay(true);
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    Ok(Tidegate { address, admin: address, task })
+    let source = Source { name: "the demo's settings".to_owned(), text: config.to_owned() };
+    let origin = Origin { text: Some(Arc::new(source)), ..Origin::default() };
+    let loaded = load::load(&origin, None).map_err(|refused| written::render(&refused.mistakes))?;
+    let running = app::start(origin, loaded).map_err(|error| error.to_string())?;
+    let admin = running.admin_address().ok_or("the demo's tidegate has no admin listener")?;
+    Ok(Tidegate { address: running.address(), admin, running })
 }
 
 impl Tidegate {
     /// Stops it.
     pub async fn stop(self) {
-        self.task.abort();
-        let _ = self.task.await;
+        self.running.stop().await;
     }
 }

@@ -27,6 +27,8 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 pub struct Origin {
     /// The configuration file.
     pub config: Option<PathBuf>,
+    /// A configuration given as text, where there is no file.
+    pub text: Option<Arc<Source>>,
     /// What flags said, in the order in which they are laid over the file.
     pub overlays: Vec<Set>,
     /// The flags as they may be shown: without the values of `--set`.
@@ -151,7 +153,7 @@ impl Reading {
     fn settings_and_profile(&self, origin: &Origin, previous: Option<&Classes>, mistakes: &Mistakes) -> Option<(Settings, Profile)> {
         let source = match &origin.config {
             Some(path) => self.source(path).map_err(|error| mistakes.elsewhere(cannot_read(path, &error), "")).ok()?,
-            None => Arc::new(Source { name: "no file".to_owned(), text: String::new() }),
+            None => origin.text.clone().unwrap_or_else(|| Arc::new(Source { name: "no file".to_owned(), text: String::new() })),
         };
         let folder = origin.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let surroundings =
@@ -250,7 +252,7 @@ fn hash(bytes: &[u8]) -> u128 {
 }
 
 fn hash_of_all(origin: &Origin, files: &Files) -> String {
-    let mut text = format!("{:?}", origin.overlays);
+    let mut text = format!("{:?}{:?}", origin.text.as_ref().map(|source| &source.text), origin.overlays);
     for (path, seen) in files {
         text.push_str(&format!("\n{} {seen:?}", path.display()));
     }

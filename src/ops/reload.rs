@@ -166,7 +166,7 @@ impl Reloader {
 }
 
 /// Puts new settings into force everywhere; it cannot fail.
-pub type Apply = Box<dyn FnMut(&Arc<Loaded>) + Send>;
+pub type Apply = Box<dyn FnMut(&Arc<Loaded>) + Send + Sync>;
 
 /// The task that reloads.
 pub struct Reloads {

@@ -20,6 +20,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{Request, Response, StatusCode, request, response};
 use hyper::{body::Incoming, client::conn::TrySendError, upgrade::OnUpgrade};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use self::seat::Zombie;
@@ -59,6 +60,7 @@ pub struct Origin {
     drain: Drain,
     rate_min: AtomicUsize,
     health: health::Health,
+    last_failure: Mutex<Option<(FailureKind, Moment)>>,
 }
 
 /// One call.
@@ -148,6 +150,7 @@ impl Origin {
             drain,
             rate_min: AtomicUsize::new(usize::try_from(rate_min).unwrap_or(usize::MAX)),
             health: health::Health::default(),
+            last_failure: Mutex::default(),
         }
     }
 
@@ -171,12 +174,27 @@ impl Origin {
         self.buffers.used()
     }
 
+    /// How the app failed last, and how long ago.
+    #[must_use]
+    pub fn last_failure(&self, now: Moment) -> Option<String> {
+        let (kind, at) = (*self.last_failure.lock())?;
+        Some(format!("{}, {} s ago", kind.label(), now.since(at).as_secs()))
+    }
+
     /// Puts a request to the app. At most one attempt whose bytes the app may have seen, unless it is repeatable. When this future is
     /// dropped the connection is closed; wrap it where the call must outlive its client.
     ///
     /// # Errors
     /// Why there is no answer.
     pub async fn call(&self, job: Job) -> Result<Answer, CallError> {
+        let answer = self.attempt(job).await;
+        if let Err(CallError::App(kind)) = &answer {
+            *self.last_failure.lock() = Some((*kind, clock::now()));
+        }
+        answer
+    }
+
+    async fn attempt(&self, job: Job) -> Result<Answer, CallError> {
         let Job { mut head, mut body, progress, permit, watch, repeatable, stream, upgrade, head_timeout } = job;
         let mut seat = Seat::new(permit, watch);
         let mut attempts = 0;

@@ -126,6 +126,12 @@ impl Pool {
         (self.open.load(Ordering::Relaxed), self.idle.lock().len())
     }
 
+    /// The app, as the settings name it.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// The addresses that the app's name has now.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {

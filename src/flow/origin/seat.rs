@@ -132,7 +132,7 @@ impl Drop for Seat {
         let Some(permit) = self.permit.take() else { return };
         let end = self.released.unwrap_or_else(clock::now);
         let hold = self.sent.map_or(Duration::ZERO, |sent| end.since(sent));
-        let held = Held { account: permit.account(), hold, close: self.close, reply: self.reply, shadows: permit.shadows.clone() };
+        let held = Held { account: permit.account(), hold, close: self.close, reply: self.reply, shadows: permit.shadows() };
         drop(permit);
         self.watch.held(held);
     }
