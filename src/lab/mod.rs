@@ -6,6 +6,7 @@
 pub mod crowd;
 pub mod display;
 pub mod figures;
+pub mod folder;
 pub mod kind;
 pub mod pace;
 pub mod scenario;
@@ -35,12 +36,12 @@ const RECENT: Duration = Duration::from_secs(30);
 /// How long the crowd may go on after the last phase, in incident time: a time-out and what follows it.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The arguments of `tidegate demo`.
+/// What `tidegate demo` was told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Leave both sides running at the end.
+    /// Leave both sides running at the end, to look at.
     pub serve: bool,
-    /// Another scenario than the outage of 2017.
+    /// Play this scenario instead of the outage of 2017.
     pub scenario: Option<PathBuf>,
 }
 
@@ -64,30 +65,32 @@ pub struct Results {
 
 /// `tidegate demo`: plays a scenario and shows it. The exit code is 0 if it could be played, whatever came of it.
 pub async fn run(options: Options) -> ExitCode {
-    let scenario = match options.scenario.as_deref().map_or_else(Scenario::shipped, Scenario::load) {
-        Ok(scenario) => scenario,
-        Err(mistakes) => return fail(&written::render(&mistakes)),
+    let played = match options.scenario.as_deref().map_or_else(Scenario::shipped, Scenario::load) {
+        Ok(scenario) => show(scenario, options.serve).await,
+        Err(mistakes) => Err(written::render(&mistakes)),
     };
+    match played {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Plays a scenario on standard output.
+async fn show(scenario: Scenario, serve: bool) -> Result<(), String> {
     let mut screen = Screen::stdout();
-    let stage = match Stage::set(scenario).await {
-        Ok(stage) => stage,
-        Err(error) => return fail(&error),
-    };
+    let stage = Stage::set(scenario).await?;
     screen.say(&stage.addresses());
     screen.say(&format!("{}\n", display::told(stage.scenario.pace)));
-    let results = match stage.play(&mut screen).await {
-        Ok(results) => results,
-        Err(error) => return fail(&error),
-    };
+    let results = stage.play(&mut screen).await?;
     screen.say(&format!("\n{}", table::table(&stage.scenario, &results.bare, &results.behind)));
     screen.say(&table::verdict(&results.bare, &results.behind));
-    if options.serve {
+    if serve {
         screen.say(&format!("\n{}\nCtrl-C ends it.", stage.addresses()));
         // Without signals it would run for ever; then it ends at once.
         let _ = tokio::signal::ctrl_c().await;
     }
     stage.clear().await;
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where the demo says why it cannot be played")]
@@ -107,16 +110,21 @@ impl Stage {
         let start = |documents| Service::start(&scenario, documents);
         let bare = start(documents.clone()).await.map_err(|error| error.to_string())?;
         let behind = start(documents).await.map_err(|error| error.to_string())?;
-        let tidegate = start_tidegate(&settings::settings(&scenario, behind.address)).await?;
+        let tidegate = start_tidegate(&settings::settings(&scenario, behind.address))?;
         Ok(Self { scenario, bare, behind, tidegate })
     }
 
     /// Where everything is to be seen.
     #[must_use]
     pub fn addresses(&self) -> String {
+        let Self { bare, behind, tidegate, .. } = self;
         format!(
-            "bare: http://{}   behind tidegate: http://{}   tidegate: http://{}   its admin: http://{}/state /metrics /config",
-            self.bare.address, self.behind.address, self.tidegate.address, self.tidegate.admin
+            "bare service      http://{}\nservice behind    http://{}\ntidegate          http://{}\nits admin         http://{admin}/state \
+             http://{admin}/metrics http://{admin}/config\n",
+            bare.address,
+            behind.address,
+            tidegate.address,
+            admin = tidegate.admin,
         )
     }
 

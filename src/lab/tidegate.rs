@@ -22,7 +22,7 @@ pub struct Tidegate {
 ///
 /// # Errors
 /// What is wrong with the configuration, or why it cannot listen.
-pub async fn start_tidegate(config: &str) -> Result<Tidegate, String> {
+pub fn start_tidegate(config: &str) -> Result<Tidegate, String> {
     let source = Source { name: "the demo's settings".to_owned(), text: config.to_owned() };
     let origin = Origin { text: Some(Arc::new(source)), ..Origin::default() };
     let loaded = load::load(&origin, None).map_err(|refused| written::render(&refused.mistakes))?;

@@ -9,7 +9,6 @@ use std::{
     collections::HashSet,
     fmt,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +24,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::pool::{Failure, Pool, PoolView};
-use super::scenario::{Faults, Scenario, TableState};
+use super::{
+    folder::Folder,
+    scenario::{Faults, Scenario, TableState},
+};
 
 /// The most bytes of a request body.
 const BODY_MAX: usize = 1 << 20;
@@ -60,26 +62,6 @@ struct Shared {
 struct Arrived {
     ids: HashSet<Box<str>>,
     twice: u64,
-}
-
-/// A new folder for the database, removed when it is dropped.
-#[derive(Debug)]
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> std::io::Result<Self> {
-        let name = format!("tidegate-demo-{}-{:016x}", std::process::id(), fastrand::u64(..));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // A folder that stays behind in the folder for temporary files harms nobody.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// What changes of clients have come to, read from the database.
@@ -120,7 +102,7 @@ impl Service {
     /// What the file system, the database or the network says.
     pub async fn start(scenario: &Arc<Scenario>, documents: Vec<store::Seed>) -> Result<Self, StartError> {
         let folder = Folder::new()?;
-        let path = folder.0.join("service.db");
+        let path = folder.path().join("service.db");
         let connections = scenario.service.connections;
         let (reader, pool) = tokio::task::spawn_blocking(move || {
             let mut connection = Connection::open(&path)?;
