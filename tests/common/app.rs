@@ -135,11 +135,8 @@ impl Drop for Running {
 }
 
 async fn answer(mut request: Request<Incoming>, journal: Arc<Mutex<Journal>>) -> Result<Response<Body>, Infallible> {
-    let query: HashMap<String, String> = request
-        .uri()
-        .query()
-        .map(|query| form_urlencoded::parse(query.as_bytes()).into_owned().collect())
-        .unwrap_or_default();
+    let query: HashMap<String, String> =
+        request.uri().query().map(|query| form_urlencoded::parse(query.as_bytes()).into_owned().collect()).unwrap_or_default();
     let number = |name: &str| query.get(name).and_then(|text| text.parse::<u64>().ok());
     let path = request.uri().path().to_owned();
     let segment = path.split('/').nth(1).unwrap_or_default().to_owned();
@@ -231,7 +228,11 @@ async fn answer(mut request: Request<Incoming>, journal: Arc<Mutex<Journal>>) ->
         let mut sent = 0;
         while sent < total {
             let size = (total - sent).min(65536);
-            let piece = if bytes.is_some() { Bytes::from(vec![b'x'; size as usize]) } else { Bytes::copy_from_slice(&echoed[sent as usize..(sent + size) as usize]) };
+            let piece = if bytes.is_some() {
+                Bytes::from(vec![b'x'; size as usize])
+            } else {
+                Bytes::copy_from_slice(&echoed[sent as usize..(sent + size) as usize])
+            };
             if cut.is_some_and(|cut| sent + size > cut) {
                 let _ = sender.send(Err(std::io::Error::other("cut"))).await;
                 return;

@@ -182,7 +182,8 @@ impl Tidegate {
 
     /// A POST on the admin listener.
     pub async fn tell(&self, path: &str) -> (u16, String) {
-        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ntidegate-admin: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ntidegate-admin: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         let answer = Answer::read(&raw(self.admin, head.as_bytes()).await);
         (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
     }
@@ -245,7 +246,10 @@ pub struct Answer {
 impl Answer {
     /// Reads the first answer in these bytes; its body is decoded.
     pub fn read(bytes: &[u8]) -> Self {
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(bytes)));
+        let end = bytes
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(bytes)));
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status");
         let rest = &bytes[end + 4..];

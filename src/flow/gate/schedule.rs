@@ -514,8 +514,7 @@ mod tests {
             let in_flight = |class| self.count(|entry| entry.running && entry.account == class);
             let total = self.count(|entry| entry.running);
             let unfilled = |class: usize| self.accounts[class].limits.shares.reserve.saturating_sub(in_flight(class));
-            let excess =
-                (self.accounts.iter().map(|account| account.limits.shares.reserve).sum::<usize>() + 1).saturating_sub(self.seats);
+            let excess = (self.accounts.iter().map(|account| account.limits.shares.reserve).sum::<usize>() + 1).saturating_sub(self.seats);
             let all = 0..self.accounts.len();
             let others: usize = all.clone().filter(|other| *other != class).map(unfilled).sum();
             let count = in_flight(class);
