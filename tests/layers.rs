@@ -23,10 +23,6 @@ const SHELLS: [&str; 10] =
 /// Layer 6 stands outside of the proxy: it plays its clients and its app.
 const LAB: &str = "lab";
 
-/// Who may lock besides, each with its reason.
-const LOCKS: [(&str, &str); 1] =
-    [("flow/classify/documents", "a sharded map of costs: a shard's lock is held for one look and is part of the structure")];
-
 /// Whose business it is to print.
 const PRINTERS: [&str; 4] = ["main.rs", "app.rs", "ops", LAB];
 
@@ -429,7 +425,6 @@ fn within(path: &str, places: &[&str]) -> bool {
 fn purity(file: &File, paths: &[(usize, Vec<String>)], report: &mut dyn FnMut(usize, String)) {
     let path = file.module.first().is_some_and(|top| top == "flow") && file.module.get(1).is_some_and(|name| PATH.contains(&name.as_str()));
     let shell = path || within(file.path, &SHELLS) || within(file.path, &[LAB]) || file.path.rsplit('/').next() == Some("shell.rs");
-    let locks = LOCKS.iter().any(|(place, _)| within(file.path, &[place]));
     for (line, path) in paths.iter().filter(|_| !shell) {
         if path.first().is_some_and(|top| top == "clock") && path.get(1).is_some_and(|name| asks(name)) {
             report(*line, format!("reads the clock (`{}`) outside of a shell", path.join("::")));
@@ -448,8 +443,8 @@ fn purity(file: &File, paths: &[(usize, Vec<String>)], report: &mut dyn FnMut(us
         let asked = word == "clock" && spells(&rest[1..], &["::"]) && rest.get(2).is_some_and(|name| asks(&name.text)) && !before("::");
         match word {
             "async" | "await" | "tokio" => report(token.line, format!("`{word}`: waits outside of a shell")),
-            "Mutex" | "RwLock" | "Condvar" | "DashMap" if !locks => report(token.line, format!("`{word}`: locks outside of a shell")),
-            "lock" if !locks && before(".") => report(token.line, "`.lock()`: locks outside of a shell".into()),
+            "Mutex" | "RwLock" | "Condvar" | "DashMap" => report(token.line, format!("`{word}`: locks outside of a shell")),
+            "lock" if before(".") => report(token.line, "`.lock()`: locks outside of a shell".into()),
             // `type Instant = ..` names a trait's own notion of time and reads none.
             "Instant" | "SystemTime" if !before("type") => report(token.line, format!("`{word}`: decisions take a `Moment`")),
             "clock" if asked => report(token.line, "reads the clock outside of a shell".into()),
@@ -629,10 +624,8 @@ fn a_decision_that_locks_is_found() {
     refused("profile/mod.rs", "struct S { inner: RwLock<u8> }", "`RwLock`: locks");
     refused("flow/gate/queue.rs", "fn f() { self.inner.lock(); }", "`.lock()`: locks");
     passes("flow/gate/buckets/shell.rs", "struct S { inner: Mutex<u8> }");
-    passes("flow/classify/documents/shards.rs", "struct S { inner: Mutex<u8> }");
-    passes("flow/classify/documents.rs", "fn f() { self.inner.lock(); }");
+    passes("flow/classify/documents/shell.rs", "fn f() { self.inner.lock(); }");
     passes("flow/gate/queue.rs", "fn f(lock: u8) {}");
-    refused("flow/classify/documents.rs", "async fn f() {}", "`async`: waits");
 }
 
 #[test]
