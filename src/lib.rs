@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod flow;
 pub mod model;
+pub mod ops;
 pub mod profile;
 pub mod units;
 pub mod written;
