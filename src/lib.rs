@@ -11,10 +11,15 @@
 //! | 4 | `ops` |
 //! | 5 | `app` |
 //! | 6 | `lab` |
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod flow;
+#[cfg(feature = "demo")]
+pub mod lab;
 pub mod model;
+pub mod ops;
 pub mod profile;
 pub mod units;
+pub mod wire;
 pub mod written;

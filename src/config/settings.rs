@@ -1,6 +1,6 @@
 //! What tidegate runs with: every value checked, in bounds, with its default applied. Nothing here can half-fail.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
@@ -33,15 +33,26 @@ pub struct Settings {
     pub state_file: Option<PathBuf>,
     /// Who sees `Tidegate-Decision`.
     pub report: Report,
+    /// The dotted names of keys whose values came from the environment: masked wherever settings are shown.
+    pub masked: BTreeSet<String>,
 }
 
 impl Settings {
+    /// From a request's first byte to the moment when its seat is given up: `app.zombie_ttl`, else the class's `head_timeout` + 5 s.
+    #[must_use]
+    pub fn zombie_ttl(&self, class: Class) -> Duration {
+        self.app.zombie_ttl.unwrap_or_else(|| self.of(class).head_timeout + Duration::from_secs(5))
+    }
+
     /// The settings of a class.
     #[must_use]
     pub fn of(&self, class: Class) -> &ClassSettings {
         &self.class[class.index()]
     }
 }
+
+/// The profiles that every tidegate brings along; `profile::SHIPPED` holds their texts' names, and a test compares the two.
+pub const SHIPPED_PROFILES: [&str; 5] = ["dynalist", "couchdb", "kinto", "caldav", "generic"];
 
 /// Where the profile comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +84,7 @@ pub struct Listen {
     pub head_bytes_max: usize,
     /// The most bytes of one request body; 413 beyond.
     pub body_bytes_max: u64,
-    /// The least bytes per second of a body that holds a seat while it crawls.
+    /// The least bytes per second of a body that holds a seat while it crawls; 0: any.
     pub body_rate_min: u64,
     /// How long accepting goes on after SIGTERM.
     pub drain_delay: Duration,
@@ -95,7 +106,7 @@ pub enum ClientAddress {
 }
 
 /// `[admin]`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Admin {
     /// Where operators and Prometheus connect.
     pub address: SocketAddr,
@@ -105,6 +116,18 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
 }
 
+impl fmt::Debug for Admin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|_| "hidden");
+        formatter
+            .debug_struct("Admin")
+            .field("address", &self.address)
+            .field("token", &token)
+            .field("token_file", &self.token_file)
+            .finish()
+    }
+}
+
 /// `[app]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct App {
@@ -112,6 +135,8 @@ pub struct App {
     pub servers: Vec<String>,
     /// A path that answers 2xx while the app is well; absent: the app is judged by the requests alone.
     pub health: Option<String>,
+    /// How often that path is asked.
+    pub health_interval: Duration,
     /// How many requests one server can work on at once.
     pub seats: u32,
     /// The most pooled connections to one server; never below `seats`.
@@ -208,12 +233,44 @@ pub struct ClassSettings {
     pub client_in_flight: Option<u32>,
     /// Each client's token bucket.
     pub client_rate: Option<Rate>,
-    /// The mode of `client_in_flight`: its own, else the class's.
+    /// The mode of `client_in_flight`, which `client_rate` inherits: its own, else the class's.
     pub client_mode: Mode,
     /// The class's mode, which its rates and client caps inherit: default `[gate] mode`.
     pub mode: Mode,
     /// True: refused, 503.
     pub closed: bool,
+}
+
+/// What a class's shares come to with a number of seats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Seats that are its own.
+    pub reserve: usize,
+    /// The most that it may take while others want them; at least 1, and never below `reserve`.
+    pub ceiling: usize,
+    /// The most that it may take while nobody else does; never below `ceiling`.
+    pub idle_ceiling: usize,
+}
+
+impl ClassSettings {
+    /// The shares as seats of `seats` in all. A share is rounded to the nearest seat; a reserve that is not 0 is at least 1, so that
+    /// with very few seats the reserves of all classes may sum to more than there are.
+    #[must_use]
+    pub fn shares(&self, seats: usize) -> Shares {
+        let reserve = if self.reserve > 0.0 { portion(self.reserve, seats).max(1) } else { 0 };
+        let ceiling = portion(self.ceiling, seats).max(reserve).max(1);
+        let idle_ceiling = self.idle_ceiling.map_or(ceiling, |share| portion(share, seats).max(ceiling));
+        Shares { reserve, ceiling, idle_ceiling }
+    }
+}
+
+/// A share of `seats`, rounded to the nearest whole seat.
+fn portion(share: f64, seats: usize) -> usize {
+    #[expect(clippy::cast_precision_loss, reason = "seats are far below 2^53")]
+    let exact = (share * seats as f64).round();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share lies in 0..=1")]
+    let whole = exact as usize;
+    whole
 }
 
 /// A token bucket (GCRA).
@@ -223,7 +280,7 @@ pub struct Rate {
     pub per_second: f64,
     /// The most tokens at a time; at least 1, and burst / `per_second` below 2^62 ns.
     pub burst: u32,
-    /// Off, shadow or enforce; default: its class's.
+    /// Off, shadow or enforce; default: that of the table around it (`class.NAME`, or `class.NAME.client`).
     pub mode: Mode,
 }
 
@@ -265,4 +322,46 @@ pub enum Expose {
     Trusted,
     /// Everybody.
     All,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(reserve: f64, ceiling: f64, idle_ceiling: Option<f64>) -> ClassSettings {
+        ClassSettings {
+            removed: false,
+            slow: false,
+            reserve,
+            ceiling,
+            idle_ceiling,
+            weight: 1,
+            wait_max: Duration::from_secs(20),
+            queue_max: 200,
+            head_timeout: Duration::from_secs(30),
+            long_after: None,
+            rate: None,
+            client_in_flight: None,
+            client_rate: None,
+            client_mode: Mode::Enforce,
+            mode: Mode::Enforce,
+            closed: false,
+        }
+    }
+
+    fn seats(class: &ClassSettings, seats: usize) -> (usize, usize, usize) {
+        let shares = class.shares(seats);
+        (shares.reserve, shares.ceiling, shares.idle_ceiling)
+    }
+
+    #[test]
+    fn a_share_is_rounded_and_never_starves_its_class() {
+        let import = class(0.06, 0.125, Some(0.75));
+        assert_eq!(seats(&import, 64), (4, 8, 48));
+        assert_eq!(seats(&import, 8), (1, 1, 6));
+        assert_eq!(seats(&import, 1), (1, 1, 1));
+        assert_eq!(seats(&class(0.0, 1.0, None), 64), (0, 64, 64));
+        assert_eq!(seats(&class(0.0, 0.001, None), 64), (0, 1, 1));
+        assert_eq!(seats(&class(0.5, 0.25, Some(0.1)), 10), (5, 5, 5));
+    }
 }

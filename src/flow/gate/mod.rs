@@ -1,21 +1,24 @@
 //! Admission: token buckets, bounded fair queues, seats. Every refusal is explained and says when to come back.
-// CONTRACT STUB: signatures that the rest of the house is written against. The bodies are to be replaced.
+//!
+//! The first refusal wins: closed class (503), client rate (429), class rate (503), streams (429 or 503), queue (503; 429 where the
+//! client's own cap was why), seat. `core` holds that order, `schedule` shares the seats among the classes, `queue` orders the waiters of
+//! a class; none of them knows a clock. `shell` puts them behind a lock and lets requests wait.
 
-use std::{sync::Arc, time::Duration};
+pub mod buckets;
+mod core;
+mod queue;
+mod schedule;
+mod shell;
+mod slab;
+#[cfg(test)]
+mod trial;
 
+use std::time::Duration;
+
+pub use shell::{Gate, Permit};
 use smallvec::SmallVec;
 
-use crate::{
-    clock::Moment,
-    config::Settings,
-    model::{Class, DocumentKey, DocumentKeys, Intent, Refusal, Rule},
-};
-
-/// The running gate; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    _shared: Arc<()>,
-}
+use crate::model::{Class, DocumentKeys, Refusal, Rule};
 
 /// Rules that would have refused a request, had their mode been `enforce`, with the class at admission.
 pub type Shadows = SmallVec<[Rule; 2]>;
@@ -29,39 +32,6 @@ pub struct Refused {
     pub shadows: Shadows,
     /// How long it waited.
     pub waited: Duration,
-}
-
-/// A seat at the app, returned when it is dropped. Nothing reaches the app without one.
-#[derive(Debug)]
-pub struct Permit {
-    /// The class at admission.
-    pub class: Class,
-    /// When it got its seat.
-    pub started: Moment,
-    /// How long it waited.
-    pub waited: Duration,
-    /// How long it was expected to wait when it arrived; none if it did not wait.
-    pub predicted: Option<Duration>,
-    /// Rules in shadow mode that would have refused it.
-    pub shadows: Shadows,
-}
-
-impl Permit {
-    /// The class whose account is charged now: another one if the request outlived `long_after`.
-    #[must_use]
-    pub fn account(&self) -> Class {
-        todo!()
-    }
-
-    /// A stream that has gone silent gives its seat back and from then on counts only against `[stream]`.
-    pub fn keep_stream_only(&mut self) {
-        todo!()
-    }
-
-    /// An upgrade that was answered 101 becomes a stream: false if `[stream] max` or `per_client` forbids it.
-    pub fn become_stream(&mut self) -> bool {
-        todo!()
-    }
 }
 
 /// What a class looks like at a moment, for `/state` and `/metrics`.
@@ -96,7 +66,7 @@ pub struct ClassView {
 pub struct View {
     /// Seats in all (L).
     pub seats: usize,
-    /// Seats taken.
+    /// Seats taken; more than there are while requests run that an earlier limit admitted, or while `[gate] mode` is not `enforce`.
     pub in_flight: usize,
     /// Open streams.
     pub streams: usize,
@@ -112,38 +82,3 @@ pub struct Moved {
     /// The class at admission.
     pub class: Class,
 }
-
-impl Gate {
-    /// A gate by these settings. `moved` is called (outside of all locks) for each request that is moved while it runs.
-    #[must_use]
-    pub fn new(_settings: &Settings, _moved: Box<dyn Fn(Moved) + Send + Sync>) -> Self {
-        todo!()
-    }
-
-    /// Waits for a seat. Dropping the future leaves the queue and gives back everything taken on the way.
-    ///
-    /// # Errors
-    /// The refusal of the first rule that refuses.
-    #[expect(clippy::unused_async, reason = "a stub")]
-    pub async fn enter(&self, _intent: Intent) -> Result<Permit, Box<Refused>> {
-        todo!()
-    }
-
-    /// New settings take effect whole; nobody who waits or runs is thrown out.
-    pub fn reload(&self, _settings: &Settings) {
-        todo!()
-    }
-
-    /// How many app servers are healthy, at least 1: L = seats x this.
-    pub fn servers(&self, _healthy: usize) {
-        todo!()
-    }
-
-    /// Its state now.
-    #[must_use]
-    pub fn view(&self) -> View {
-        todo!()
-    }
-}
-
-const _: fn(DocumentKey) = |_| {};

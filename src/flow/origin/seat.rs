@@ -1,0 +1,158 @@
+//! The seat that a call holds at the app, and what is told when it is given up.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, StatusCode};
+
+use crate::{
+    clock::{self, Moment},
+    flow::gate::{Permit, Shadows},
+    model::Class,
+    wire::pipe::End,
+};
+
+/// Who wants to know how a call goes. Each is called at most once, in this order, but for `ended`, which may come at any time.
+pub trait Watch: Send + Sync + 'static {
+    /// The app's head has come.
+    fn answered(&self, status: StatusCode, headers: &HeaderMap);
+    /// The app is done with it, or was given up.
+    fn held(&self, held: Held);
+    /// The client has the whole answer, or has left; with the bytes that it was given.
+    fn ended(&self, end: End, given: u64);
+}
+
+impl fmt::Debug for dyn Watch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Watch")
+    }
+}
+
+/// How the app ended a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Its answer was read to the last byte, in time.
+    Whole,
+    /// Its answer was read to the last byte, after we had given the call up.
+    Late,
+    /// The connection broke, or was closed by us.
+    Cut,
+    /// It was given up at `zombie_ttl`.
+    GivenUp,
+    /// It never had it: no connection could be made, or no byte was written.
+    Unsent,
+}
+
+/// What a seat was held for.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The class whose account is charged.
+    pub account: Class,
+    /// From the first byte sent to the end.
+    pub hold: Duration,
+    /// How the app ended it.
+    pub close: Close,
+    /// The bytes of the reply that came.
+    pub reply: u64,
+    /// The rules in shadow mode that would have refused it.
+    pub shadows: Shadows,
+}
+
+/// A seat with the record of its use. It is given up when this is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    permit: Option<Permit>,
+    watch: Arc<dyn Watch>,
+    sent: Option<Moment>,
+    released: Option<Moment>,
+    close: Close,
+    /// The bytes of the reply that came.
+    pub reply: u64,
+}
+
+impl Seat {
+    /// A seat that nothing was sent on.
+    #[must_use]
+    pub fn new(permit: Permit, watch: Arc<dyn Watch>) -> Self {
+        Self { permit: Some(permit), watch, sent: None, released: None, close: Close::Unsent, reply: 0 }
+    }
+
+    /// The first byte is about to be sent.
+    pub fn send(&mut self) -> Moment {
+        self.close = Close::Cut;
+        *self.sent.get_or_insert_with(clock::now)
+    }
+
+    /// Nothing of it was written after all.
+    pub fn unsent(&mut self) {
+        self.close = Close::Unsent;
+    }
+
+    /// How the app ended it; the last word counts.
+    pub fn close(&mut self, close: Close) {
+        self.close = close;
+    }
+
+    /// Who watches.
+    #[must_use]
+    pub fn watch(&self) -> &Arc<dyn Watch> {
+        &self.watch
+    }
+
+    /// An open-ended request has gone silent: it counts only against `[stream]` from now on.
+    pub fn keep_stream_only(&mut self) {
+        if self.released.is_none()
+            && let Some(permit) = &mut self.permit
+        {
+            permit.keep_stream_only();
+            self.released = Some(clock::now());
+        }
+    }
+
+    /// Whether the seat itself is still charged.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.released.is_none()
+    }
+
+    /// A 101 makes it a stream, unless `[stream]` forbids it.
+    pub fn become_stream(&mut self) -> bool {
+        self.permit.as_mut().is_some_and(Permit::become_stream)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        let end = self.released.unwrap_or_else(clock::now);
+        let hold = self.sent.map_or(Duration::ZERO, |sent| end.since(sent));
+        let held = Held { account: permit.account(), hold, close: self.close, reply: self.reply, shadows: permit.shadows() };
+        drop(permit);
+        self.watch.held(held);
+    }
+}
+
+/// Counts a call that goes on without its client, or whose connection we closed.
+#[derive(Debug)]
+pub struct Zombie(Arc<AtomicUsize>);
+
+impl Zombie {
+    /// One more.
+    #[must_use]
+    pub fn count(zombies: &Arc<AtomicUsize>) -> Self {
+        zombies.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(zombies))
+    }
+}
+
+impl Drop for Zombie {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,283 @@
+//! A small sync service as of 2017: JSON over HTTP/1.1, `SQLite` behind a pool of connections, no protection of its own. It works
+//! on when a client has gone, as app servers do.
+
+mod answers;
+pub mod pool;
+pub mod store;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::pool::{Failure, Pool, PoolView};
+use super::{
+    folder::Folder,
+    scenario::{Faults, Scenario, TableState},
+};
+
+/// The most bytes of a request body.
+const BODY_MAX: usize = 1 << 20;
+/// The most request ids that are remembered to find those that arrive twice.
+const REQUESTS_MAX: usize = 1 << 20;
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    /// Where it listens.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct Shared {
+    scenario: Arc<Scenario>,
+    pool: Arc<Pool>,
+    faults: Mutex<Faults>,
+    arrived: Mutex<Arrived>,
+    /// Past the pool, to count at the end.
+    reader: Arc<Mutex<Connection>>,
+    /// Held for its `Drop`; declared last, so that all connections are closed first.
+    _folder: Folder,
+}
+
+/// Which requests came, by the ids that clients gave them.
+#[derive(Debug, Default)]
+struct Arrived {
+    ids: HashSet<Box<str>>,
+    twice: u64,
+}
+
+/// What changes of clients have come to, read from the database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// How often each change stands in the database, by its id.
+    pub applied: std::collections::HashMap<String, u32>,
+    /// Requests that arrived more than once, though their client sent them once.
+    pub arrived_twice: u64,
+}
+
+/// Why a service does not start.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the service does not start: {}", self.0)
+    }
+}
+
+impl From<std::io::Error> for StartError {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<rusqlite::Error> for StartError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Service {
+    /// Makes a database with these documents and listens on a port of its own on loopback.
+    ///
+    /// # Errors
+    /// What the file system, the database or the network says.
+    pub async fn start(scenario: &Arc<Scenario>, documents: Vec<store::Seed>) -> Result<Self, StartError> {
+        let folder = Folder::new()?;
+        let path = folder.path().join("service.db");
+        let connections = scenario.service.connections;
+        let (reader, pool) = tokio::task::spawn_blocking(move || {
+            let mut connection = Connection::open(&path)?;
+            store::prepare(&connection)?;
+            store::fill(&mut connection, &documents)?;
+            Ok::<_, StartError>((connection, Pool::open(&path, connections)?))
+        })
+        .await
+        .map_err(|error| StartError(error.to_string()))??;
+        let shared = Arc::new(Shared {
+            scenario: Arc::clone(scenario),
+            pool: Arc::new(pool),
+            faults: Mutex::default(),
+            arrived: Mutex::default(),
+            reader: Arc::new(Mutex::new(reader)),
+            _folder: folder,
+        });
+        let listener = listen()?;
+        let address = listener.local_addr()?;
+        let service = Self { address, shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        let accepting = accept(listener, Arc::clone(&service.shared), service.stop.clone(), service.tasks.clone());
+        service.tasks.spawn(service.stop.clone().run_until_cancelled_owned(accepting));
+        Ok(service)
+    }
+
+    /// What is wrong from now on, for requests that have not got their connection of the database.
+    pub fn set(&self, faults: Faults) {
+        *self.shared.faults.lock() = faults;
+    }
+
+    /// Its pool now.
+    #[must_use]
+    pub fn pool(&self) -> PoolView {
+        self.shared.pool.view()
+    }
+
+    /// What has been written so far, by the database itself: read past the pool.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn written(&self) -> Result<Written, StartError> {
+        let reader = Arc::clone(&self.shared.reader);
+        let applied =
+            tokio::task::spawn_blocking(move || store::applied(&reader.lock())).await.map_err(|error| StartError(error.to_string()))??;
+        Ok(Written { applied: applied.into_iter().collect(), arrived_twice: self.shared.arrived.lock().twice })
+    }
+
+    /// Closes everything; its database is gone afterwards.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.shared.pool.close();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn listen() -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    // A crowd that comes at once must not be kept waiting by the kernel.
+    socket.listen(1024)
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let serving = serve(stream, Arc::clone(&shared), stop.clone(), tasks.clone());
+                tasks.spawn(stop.clone().run_until_cancelled_owned(serving));
+            }
+            // Out of descriptors: those in use come free.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
+    // Without it answers wait for the acknowledgement of the ones before; the demo measures milliseconds.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| take(request, Arc::clone(&shared), stop.clone(), tasks.clone()));
+    let connection = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    // A client that leaves is no error of ours.
+    let _ = connection.await;
+}
+
+/// The service closes the connection without an answer.
+#[derive(Debug)]
+struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("closed")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+/// Takes one request and works on it in a task of its own, which goes on when the client has gone.
+async fn take(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) -> Result<Response<Full<Bytes>>, Closed> {
+    if shared.faults.lock().stopped {
+        return Err(Closed);
+    }
+    let (head, body) = request.into_parts();
+    if let Some(id) = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
+        shared.arrived.lock().note(id);
+    }
+    let body = Limited::new(body, BODY_MAX).collect().await.map_err(|_| Closed)?.to_bytes();
+    let work = async move { answers::answer(&shared, head.uri.path(), &body).await };
+    match tasks.spawn(stop.run_until_cancelled_owned(work)).await {
+        Ok(Some(Ok(answer))) => Ok(respond(&answer)),
+        Ok(Some(Err(Failure::Database(_)))) => Ok(status(StatusCode::INTERNAL_SERVER_ERROR)),
+        Ok(Some(Err(Failure::Stopped)) | None) | Err(_) => Err(Closed),
+    }
+}
+
+impl Arrived {
+    fn note(&mut self, id: &str) {
+        if self.ids.contains(id) {
+            self.twice += 1;
+        } else if self.ids.len() < REQUESTS_MAX {
+            self.ids.insert(id.into());
+        }
+    }
+}
+
+/// A reply of the service.
+#[derive(Debug)]
+struct Answer {
+    body: serde_json::Value,
+    /// How long it held a connection of the database, by the clock.
+    database: Option<Duration>,
+}
+
+fn respond(answer: &Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body.to_string())));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(span) = answer.database
+        && let Ok(value) = HeaderValue::try_from(format!("db;dur={:.1}", span.as_secs_f64() * 1000.0))
+    {
+        headers.insert("server-timing", value);
+    }
+    response
+}
+
+fn status(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+impl Shared {
+    /// How long a query that touched so many rows holds its connection, by the clock.
+    fn query_time(&self, rows: u32) -> Duration {
+        let plan = &self.scenario.service;
+        let row = match self.faults.lock().table {
+            TableState::Deoptimised if plan.is_large(rows) => between(plan.row_time_deoptimised),
+            TableState::Healthy | TableState::Deoptimised => plan.row_time,
+            TableState::Repaired => plan.row_time_repaired,
+        };
+        self.scenario.pace.clock(plan.query_time + row.saturating_mul(rows))
+    }
+
+    /// How long the other service takes for an import, by the clock.
+    fn import_time(&self, faults: Faults) -> Duration {
+        let plan = &self.scenario.service;
+        self.scenario.pace.clock(if faults.imports_hang { plan.import_hang } else { between(plan.import_time) })
+    }
+}
+
+fn between((least, most): (Duration, Duration)) -> Duration {
+    least + most.saturating_sub(least).mul_f64(fastrand::f64())
+}

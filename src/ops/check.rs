@@ -1,0 +1,83 @@
+//! `tidegate check FILE`: every mistake at once, each with its place and what to write instead, and what the settings come to.
+
+use std::path::Path;
+
+use super::load::{self, Flags, Origin};
+use crate::{
+    config::{self, settings::ProfileChoice},
+    written::{self, Mistakes, Severity, Source, Value},
+};
+
+/// What a check found, for the terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Mistakes and warnings; empty if there are none.
+    pub complaints: String,
+    /// What the settings come to; empty if the file is not used.
+    pub summary: String,
+    /// Whether the file would be used.
+    pub sound: bool,
+}
+
+/// Checks a configuration with its profile, or a profile by itself, with what `--set` says laid over it. The examples of the profile are
+/// run as well.
+#[must_use]
+pub fn check(file: &Path, set: &[String]) -> Checked {
+    let flags = Flags { set: set.to_vec(), ..Flags::default() };
+    let origin = if is_profile(file) {
+        Origin::new(None, &Flags { profile: Some(as_path(file)), ..flags })
+    } else {
+        Origin::new(Some(file.to_owned()), &flags)
+    };
+    let origin = match origin {
+        Ok(origin) => origin,
+        Err(mistakes) => return Checked { complaints: written::render(&mistakes), summary: String::new(), sound: false },
+    };
+    match load::load(&origin, None) {
+        Ok(loaded) => {
+            let profile = match &loaded.settings.profile {
+                ProfileChoice::Shipped(name) => format!("the shipped profile {name}"),
+                ProfileChoice::File(path) => format!("the profile {} in {}", loaded.profile.name, path.display()),
+            };
+            let routes = loaded.profile.routes();
+            let warnings = loaded.warnings.len();
+            let summary = format!(
+                "{} is sound: {profile}, {routes} {}{}.\n\n{}",
+                file.display(),
+                if routes == 1 { "route" } else { "routes" },
+                count(warnings, "warning"),
+                config::describe(&loaded.settings),
+            );
+            Checked { complaints: written::render(&loaded.warnings), summary, sound: true }
+        }
+        Err(refused) => {
+            let errors = refused.mistakes.iter().filter(|mistake| mistake.severity == Severity::Error).count();
+            let warnings = refused.mistakes.len() - errors;
+            let tail = format!("{} is not used{}{}.\n", file.display(), count(errors, "error"), count(warnings, "warning"));
+            Checked { complaints: written::render(&refused.mistakes) + &tail, summary: String::new(), sound: false }
+        }
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    match number {
+        0 => String::new(),
+        1 => format!(", 1 {noun}"),
+        many => format!(", {many} {noun}s"),
+    }
+}
+
+/// A file that has routes, or builds upon another one, is a profile.
+fn is_profile(file: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(file) else { return false };
+    let source = std::sync::Arc::new(Source { name: String::new(), text });
+    match written::parse(&source, &Mistakes::default()).value {
+        Value::Table(fields) => fields.iter().any(|(key, _)| ["route", "extends", "example", "unmatched"].contains(&key.name.as_str())),
+        _ => false,
+    }
+}
+
+/// The file so that it is taken for a path and not for the name of a shipped profile.
+fn as_path(file: &Path) -> String {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
+}

@@ -1,0 +1,170 @@
+//! `tidegate explain`: what one request would be taken for, and which rules the gate would hold it to.
+
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
+
+use super::load::Loaded;
+use crate::{
+    config::settings::{ClassSettings, Rate},
+    model::{Mode, Scope},
+    profile::{BodySeen, Client, Reading},
+    units::{show_bytes, show_duration},
+};
+
+/// A request as the command line describes it.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// The method.
+    pub method: String,
+    /// The target: a path with an optional query.
+    pub target: String,
+    /// Lines `name: value`.
+    pub headers: Vec<String>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The address that it comes from; loopback if none is given.
+    pub peer: Option<IpAddr>,
+}
+
+/// Says what the request is and which rules it is held to.
+///
+/// # Errors
+/// A sentence that says what is wrong with the question.
+pub fn explain(loaded: &Loaded, question: &Question) -> Result<String, String> {
+    let head = head(question)?;
+    let (body, seen) = seen(loaded, &head, &question.body);
+    let peer = question.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let reading = loaded.profile.read(&head, body, peer);
+    let mut text = what_it_is(loaded, &reading, seen);
+    text.push('\n');
+    text.push_str(&rules(loaded, &reading));
+    Ok(text)
+}
+
+fn head(question: &Question) -> Result<Parts, String> {
+    let method = Method::from_bytes(question.method.as_bytes()).map_err(|_| format!("`{}` is no method", question.method))?;
+    let target: Uri = question.target.parse().map_err(|error| format!("`{}` is no target: {error}", question.target))?;
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = method;
+    head.uri = target;
+    for line in &question.headers {
+        let (name, value) = line.split_once(':').ok_or_else(|| format!("`{line}` is no header: write `name: value`"))?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is no header's name"))?;
+        let value =
+            HeaderValue::from_bytes(value.trim().as_bytes()).map_err(|_| format!("the value of `{name}` cannot stand in a header"))?;
+        head.headers.append(name, value);
+    }
+    if !question.body.is_empty() && !head.headers.contains_key("content-length") {
+        head.headers.insert("content-length", HeaderValue::from(question.body.len()));
+    }
+    Ok(head)
+}
+
+fn seen<'a>(loaded: &Loaded, head: &Parts, body: &'a [u8]) -> (BodySeen<'a>, String) {
+    let most = loaded.settings.inspect.bytes_max;
+    match body.get(..most) {
+        Some(prefix) if body.len() > most => {
+            let text = format!("the first {} of {} bytes", show_bytes(most as u64), body.len());
+            (BodySeen::Prefix(prefix), text)
+        }
+        _ if loaded.profile.inspects(head) => (BodySeen::Whole(body), format!("all {} bytes", body.len())),
+        _ => (BodySeen::Whole(body), "not needed".to_owned()),
+    }
+}
+
+fn what_it_is(loaded: &Loaded, reading: &Reading, body: String) -> String {
+    let classes = &loaded.settings.classes;
+    let client = match &reading.client {
+        Client::Named { secret: true, .. } => "found in its credential (only ever shown hashed)".to_owned(),
+        Client::Named { name, .. } => name.clone(),
+        Client::Address(address) => format!("{address} (its address: neither client nor credential was found)"),
+    };
+    let rows = [
+        ("profile", loaded.profile.name.clone()),
+        ("route", loaded.profile.route_name(reading.route).to_owned()),
+        ("body read", body),
+        ("client", client),
+        ("reads", scopes(&reading.reads)),
+        ("writes", scopes(&reading.writes)),
+        ("effect", reading.effect.label().to_owned()),
+        ("unknown", if reading.unknown { "yes: something could not be read, so it writes everything" } else { "no" }.to_owned()),
+        ("stream", reading.stream.map_or_else(|| "no".to_owned(), |kind| format!("{kind:?}").to_lowercase())),
+        ("class", classes.name(reading.class).to_owned()),
+        ("long", format!("{} (if one of its documents is dear, or it outlives long_after)", classes.name(reading.long))),
+        ("dear", "known only to a running tidegate: /state".to_owned()),
+    ];
+    table(&rows)
+}
+
+fn scopes(scopes: &[Scope]) -> String {
+    if scopes.is_empty() {
+        return "nothing".to_owned();
+    }
+    scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join("  ")
+}
+
+fn rules(loaded: &Loaded, reading: &Reading) -> String {
+    let settings = &loaded.settings;
+    let class = settings.of(reading.class);
+    let gate = settings.gate.mode;
+    let rate = |rate: Option<Rate>| {
+        rate.map_or_else(
+            || "none".to_owned(),
+            |rate| format!("{} per second, burst {}, {}", rate.per_second, rate.burst, rate.mode.label()),
+        )
+    };
+    let shares = class.shares(settings.seats());
+    let in_flight = class.client_in_flight.map_or_else(|| "no cap".to_owned(), |cap| format!("{cap}, {}", class.client_mode.label()));
+    let mut rows = vec![
+        ("closed", if class.closed { "yes: refused, 503" } else { "no" }.to_owned()),
+        ("client_rate", rate(class.client_rate)),
+        ("class_rate", rate(class.rate)),
+        ("queue_full", format!("beyond {} waiting, {}", class.queue_max, gate.label())),
+        ("predicted_wait", predicted(class, gate)),
+        ("deadline", format!("after {}, {}", show_duration(class.wait_max), gate.label())),
+        ("client_cap", format!("in flight per client: {in_flight}")),
+        (
+            "seats",
+            format!(
+                "of {}: {} its own, {} while others want them, {} while nobody does",
+                settings.seats(),
+                shares.reserve,
+                shares.ceiling,
+                shares.idle_ceiling
+            ),
+        ),
+        (
+            "long_after",
+            class.long_after.map_or_else(
+                || "never moved".to_owned(),
+                |after| format!("after {} charged to {}", show_duration(after), settings.classes.name(reading.long)),
+            ),
+        ),
+        ("head_timeout", format!("504 after {}", show_duration(class.head_timeout))),
+    ];
+    if reading.stream.is_some() {
+        rows.push(("stream", format!("{} open, {} of one client", settings.stream.max, settings.stream.per_client)));
+    }
+    format!("rules of class {}, in their order:\n{}", settings.classes.name(reading.class), table(&rows))
+}
+
+fn predicted(class: &ClassSettings, gate: Mode) -> String {
+    if class.slow {
+        format!("beyond {}, {}", show_duration(class.wait_max), gate.label())
+    } else {
+        "not in this class: it is not slow".to_owned()
+    }
+}
+
+fn table(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().fold(String::new(), |mut text, (name, value)| {
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "{name:width$}  {value}");
+        text
+    })
+}

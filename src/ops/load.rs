@@ -1,0 +1,266 @@
+//! From what the command line said to settings and a compiled profile: every file read once, every mistake told at once.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs::File,
+    hash::Hasher,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::{
+    config::{self, Set, Settings, settings::ProfileChoice},
+    model::Classes,
+    profile::{self, Profile},
+    written::{self, At, Mistake, Mistakes, Severity, Source, Value},
+};
+
+/// The most bytes of one file that is read.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Where settings come from: a file or none, with flags laid over it.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// A configuration given as text, where there is no file.
+    pub text: Option<Arc<Source>>,
+    /// What flags said, in the order in which they are laid over the file.
+    pub overlays: Vec<Set>,
+    /// The flags as they may be shown: without the values of `--set`.
+    pub flags: Vec<String>,
+}
+
+/// The flags of `tidegate run` that stand for a key.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--app`
+    pub app: Option<String>,
+    /// `--profile`
+    pub profile: Option<String>,
+    /// `--admin`
+    pub admin: Option<String>,
+    /// `--set KEY=VALUE`, any number.
+    pub set: Vec<String>,
+}
+
+impl Origin {
+    /// Reads the flags. A profile's path on the command line is relative to the working directory, not to the configuration file.
+    ///
+    /// # Errors
+    /// Every `--set` that cannot be read.
+    pub fn new(config: Option<PathBuf>, flags: &Flags) -> Result<Self, Vec<Mistake>> {
+        let mistakes = Mistakes::default();
+        let mut origin = Self { config, ..Self::default() };
+        let profile = flags.profile.as_deref().map(|profile| from_here(profile));
+        for (flag, key, value) in [
+            ("--listen", "listen.address", &flags.listen),
+            ("--app", "app.servers", &flags.app),
+            ("--profile", "profile", &profile),
+            ("--admin", "admin.address", &flags.admin),
+        ] {
+            if let Some(value) = value {
+                origin.overlays.push(Set::flag(flag, key, value));
+                origin.flags.push(format!("{flag} {value}"));
+            }
+        }
+        for argument in &flags.set {
+            match Set::parse(argument) {
+                Ok(set) => {
+                    origin.overlays.push(set);
+                    origin.flags.push(format!("--set {}", argument.split_once('=').map_or("", |(key, _)| key.trim())));
+                }
+                Err(instead) => mistakes.elsewhere(format!("`--set {argument}` cannot be read"), instead),
+            }
+        }
+        if mistakes.any_error() { Err(mistakes.into_list()) } else { Ok(origin) }
+    }
+}
+
+fn from_here(profile: &str) -> String {
+    if profile::SHIPPED.contains(&profile) || !(profile.contains('/') || Path::new(profile).extension().is_some()) {
+        return profile.to_owned();
+    }
+    std::path::absolute(profile).map_or_else(|_| profile.to_owned(), |path| path.display().to_string())
+}
+
+/// Settings and profile, checked against each other, with where they came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// The profile.
+    pub profile: Arc<Profile>,
+    /// Every file that was read, or that should have been.
+    pub files: Files,
+    /// The hash of all files and flags, as 32 hex digits: equal means that the same was written.
+    pub hash: String,
+    /// What is probably not as its author thinks.
+    pub warnings: Vec<Mistake>,
+}
+
+/// Files by path, with a hash of what stood in them; `None` for one that could not be read.
+pub type Files = BTreeMap<PathBuf, Option<u128>>;
+
+/// Why nothing could be loaded.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Everything that is wrong, warnings included.
+    pub mistakes: Vec<Mistake>,
+    /// Every file that was read, or that should have been: when one of them changes, it is worth another try.
+    pub files: Files,
+}
+
+/// Reads everything that `origin` names. `previous` are the classes before a reload, whose indices stay.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn load(origin: &Origin, previous: Option<&Classes>) -> Result<Loaded, Box<Refused>> {
+    let reading = Reading::default();
+    let mistakes = Mistakes::default();
+    let found = reading.settings_and_profile(origin, previous, &mistakes);
+    let files = reading.files.into_inner();
+    let refused = mistakes.any_error();
+    let list = mistakes.into_list();
+    match found {
+        Some((settings, profile)) if !refused => {
+            let hash = hash_of_all(origin, &files);
+            Ok(Loaded { settings, profile: Arc::new(profile), files, hash, warnings: list })
+        }
+        _ => Err(Box::new(Refused { mistakes: list, files })),
+    }
+}
+
+/// What stands in these files now.
+#[must_use]
+pub fn read_again<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Files {
+    paths.into_iter().map(|path| (path.clone(), read(path).ok().map(|bytes| hash(&bytes)))).collect()
+}
+
+/// Files that are being read, remembered by path.
+#[derive(Default)]
+struct Reading {
+    files: RefCell<Files>,
+}
+
+impl Reading {
+    fn settings_and_profile(&self, origin: &Origin, previous: Option<&Classes>, mistakes: &Mistakes) -> Option<(Settings, Profile)> {
+        let source = match &origin.config {
+            Some(path) => self.source(path).map_err(|error| mistakes.elsewhere(cannot_read(path, &error), "")).ok()?,
+            None => origin.text.clone().unwrap_or_else(|| Arc::new(Source { name: "no file".to_owned(), text: String::new() })),
+        };
+        let folder = origin.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let surroundings =
+            config::Surroundings { folder, environment: &|name| std::env::var(name).ok(), read_file: &|path| self.text(path), previous };
+        let Some(found) = config::load(&source, &origin.overlays, &surroundings, mistakes) else {
+            self.profile_of_a_broken_file(&source, folder, mistakes);
+            return None;
+        };
+        let profile = self.profile(&found.settings.profile, &found.profile_place, &found.settings.classes, mistakes)?;
+        let used = profile.classes_used();
+        for (class, at) in found.class_places.iter().filter(|(class, _)| !used.contains(class)) {
+            let name = found.settings.classes.name(*class);
+            let instead = format!("give a route of the profile `class = \"{name}\"`, or take [class.{name}] out");
+            mistakes.error(at, format!("no route of the profile uses the class `{name}`"), instead);
+        }
+        Some((found.settings, profile))
+    }
+
+    fn profile(&self, choice: &ProfileChoice, place: &At, classes: &Classes, mistakes: &Mistakes) -> Option<Profile> {
+        let source = match self.profile_source(choice) {
+            Ok(source) => source,
+            Err(what) => {
+                mistakes.error(place, what, "");
+                return None;
+            }
+        };
+        let folder = match choice {
+            ProfileChoice::File(path) => path.parent().unwrap_or(Path::new("")),
+            ProfileChoice::Shipped(_) => Path::new(""),
+        };
+        let extend = |name: &str| {
+            let shipped = profile::SHIPPED.contains(&name);
+            self.profile_source(&if shipped { ProfileChoice::Shipped(name.to_owned()) } else { ProfileChoice::File(folder.join(name)) })
+        };
+        Profile::compile(&source, &extend, classes, mistakes)
+    }
+
+    fn profile_source(&self, choice: &ProfileChoice) -> Result<Arc<Source>, String> {
+        match choice {
+            ProfileChoice::Shipped(name) => profile::shipped(name)
+                .map(|text| Arc::new(Source { name: format!("the shipped profile {name}"), text: text.to_owned() }))
+                .ok_or_else(|| format!("there is no shipped profile `{name}`")),
+            ProfileChoice::File(path) => self.source(path).map_err(|error| cannot_read(path, &error)),
+        }
+    }
+
+    /// The mistakes of a profile whose configuration is broken, so that both are told at once. The configuration's own are told already.
+    fn profile_of_a_broken_file(&self, source: &Arc<Source>, folder: &Path, mistakes: &Mistakes) {
+        let root = written::parse(source, &Mistakes::default());
+        let Value::Table(fields) = &root.value else { return };
+        let at = |wanted: &str| fields.iter().find(|(key, _)| key.name == wanted).map(|(_, node)| node);
+        let mut classes = Classes::shipped();
+        if let Some(Value::Table(named)) = at("class").map(|node| &node.value) {
+            for (key, _) in named {
+                classes.intern(&key.name);
+            }
+        }
+        let Some(node) = at("profile") else { return };
+        if let Value::Text(name) = &node.value
+            && !profile::SHIPPED.contains(&name.as_str())
+            && folder.join(name).is_file()
+        {
+            self.profile(&ProfileChoice::File(folder.join(name)), &node.at, &classes, mistakes);
+        }
+    }
+
+    fn source(&self, path: &Path) -> io::Result<Arc<Source>> {
+        Ok(Arc::new(Source { name: path.display().to_string(), text: self.text(path)? }))
+    }
+
+    fn text(&self, path: &Path) -> io::Result<String> {
+        let bytes = read(path);
+        let seen = bytes.as_ref().ok().map(|bytes| hash(bytes));
+        self.files.borrow_mut().insert(path.to_owned(), seen);
+        String::from_utf8(bytes?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    }
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> String {
+    format!("`{}` cannot be read: {error}", path.display())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 4 MiB"));
+    }
+    Ok(bytes)
+}
+
+fn hash(bytes: &[u8]) -> u128 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(bytes);
+    hasher.finish128().as_u128()
+}
+
+fn hash_of_all(origin: &Origin, files: &Files) -> String {
+    let mut text = format!("{:?}{:?}", origin.text.as_ref().map(|source| &source.text), origin.overlays);
+    for (path, seen) in files {
+        text.push_str(&format!("\n{} {seen:?}", path.display()));
+    }
+    format!("{:032x}", hash(text.as_bytes()))
+}
+
+/// Whether any of them keeps the files from being used.
+#[must_use]
+pub fn any_error(mistakes: &[Mistake]) -> bool {
+    mistakes.iter().any(|mistake| mistake.severity == Severity::Error)
+}

@@ -1,0 +1,9 @@
+//! What operators do with tidegate: load and reload its files, look at it, check and explain what they wrote.
+pub mod admin;
+pub mod check;
+pub mod explain;
+pub mod health;
+pub mod load;
+pub mod reload;
+pub mod state;
+pub mod state_file;

@@ -1,0 +1,387 @@
+//! What a client sends: read up to a prefix before the queue, then streamed, with time-outs, bounds and a record of how it ended. An
+//! upload that nobody wants any more is read on and thrown away for a while, so that the answer to it is heard.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{
+    sync::Semaphore,
+    time::{Sleep, sleep},
+};
+
+use crate::clock::{self, Moment};
+
+/// How long a sender may keep us waiting in all before its rate is looked at.
+const RATE_GRACE: Duration = Duration::from_secs(5);
+
+/// How a client's body failed; the fault is always the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// Its framing is malformed: 400.
+    Malformed = 1,
+    /// The client left.
+    Gone = 2,
+    /// Nothing came for `body_timeout`: 408.
+    Stalled = 3,
+    /// It came slower than `body_rate_min` while a seat was held for it: 408.
+    TooSlow = 4,
+    /// It is longer than `body_bytes_max`: 413.
+    TooLarge = 5,
+}
+
+impl Fault {
+    const ALL: [Self; 5] = [Self::Malformed, Self::Gone, Self::Stalled, Self::TooSlow, Self::TooLarge];
+
+    /// The status that answers it (RFC 9110 section 15.5).
+    #[must_use]
+    pub fn status(self) -> http::StatusCode {
+        match self {
+            Self::Malformed | Self::Gone => http::StatusCode::BAD_REQUEST,
+            Self::Stalled | Self::TooSlow => http::StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge => http::StatusCode::PAYLOAD_TOO_LARGE,
+        }
+    }
+
+    fn of(error: &hyper::Error) -> Self {
+        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        match source.map(std::io::Error::kind) {
+            Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData | std::io::ErrorKind::Other) => Self::Malformed,
+            Some(std::io::ErrorKind::TimedOut) => Self::Stalled,
+            _ => Self::Gone,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => "the request body is malformed",
+            Self::Gone => "the client left while it was sending",
+            Self::Stalled => "the request body stopped coming",
+            Self::TooSlow => "the request body comes too slowly",
+            Self::TooLarge => "the request body is too large",
+        }
+        .fmt(formatter)
+    }
+}
+
+/// How an upload stands, seen from outside while somebody else reads it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes: AtomicU64,
+    ended: AtomicU64,
+    fault: AtomicU8,
+}
+
+impl Progress {
+    /// How many bytes have come.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// When its last byte was passed on; none while it goes on.
+    #[must_use]
+    pub fn ended(&self) -> Option<Moment> {
+        match self.ended.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(Moment(at)),
+        }
+    }
+
+    /// How it failed.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        let code = self.fault.load(Ordering::Acquire);
+        Fault::ALL.into_iter().find(|fault| *fault as u8 == code)
+    }
+
+    fn end(&self) {
+        self.ended.store(clock::now().0.max(1), Ordering::Release);
+    }
+
+    fn fail(&self, fault: Fault) -> Fault {
+        self.fault.store(fault as u8, Ordering::Release);
+        fault
+    }
+}
+
+/// Bounds on one upload.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Between two reads.
+    pub idle: Duration,
+    /// The most bytes.
+    pub bytes_max: u64,
+    /// The least bytes per second of waiting, while a seat is held.
+    pub rate_min: u64,
+}
+
+/// Reads on what nobody wants, bounded in bytes, time and number, so that a refusal is heard (a client that is still sending does not read).
+#[derive(Debug)]
+pub struct Linger {
+    places: Arc<Semaphore>,
+    bytes_max: AtomicU64,
+    time_ns: AtomicU64,
+}
+
+impl Linger {
+    /// At most `places` at a time, each for `time` and `bytes_max` bytes.
+    #[must_use]
+    pub fn new(places: usize, time: Duration, bytes_max: u64) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            bytes_max: AtomicU64::new(bytes_max),
+            time_ns: AtomicU64::new(clock::nanoseconds(time)),
+        }
+    }
+
+    /// Other bounds for those that begin from now on.
+    pub fn set(&self, time: Duration, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+        self.time_ns.store(clock::nanoseconds(time), Ordering::Relaxed);
+    }
+
+    fn begin(&self, mut body: Incoming) {
+        let (Ok(place), Ok(runtime)) = (Arc::clone(&self.places).try_acquire_owned(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let mut left = self.bytes_max.load(Ordering::Relaxed);
+        let time = Duration::from_nanos(self.time_ns.load(Ordering::Relaxed));
+        runtime.spawn(async move {
+            let reading = async {
+                while let Some(Ok(frame)) = body.frame().await {
+                    left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+                    if left == 0 {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(time, reading).await;
+            drop(place);
+        });
+    }
+}
+
+/// A client's body.
+#[derive(Debug)]
+pub struct Upload {
+    prefix: Option<Bytes>,
+    rest: Option<Incoming>,
+    declared: Option<u64>,
+    limits: Limits,
+    charged: bool,
+    waited: Duration,
+    waiting_since: Option<Moment>,
+    timer: Option<Pin<Box<Sleep>>>,
+    progress: Arc<Progress>,
+    linger: Arc<Linger>,
+    /// Set while the client waits for `100 Continue`: reading would send it.
+    expects: bool,
+}
+
+/// What was read of a body before the queue.
+#[derive(Debug)]
+pub enum Beginning {
+    /// All of it, with its trailers.
+    Whole(Bytes, Option<HeaderMap>),
+    /// As much as the bound allowed; the rest is to come.
+    Prefix(Bytes),
+}
+
+impl Upload {
+    /// A body of which nothing was read. `expects`: the client waits for `100 Continue` before it sends (RFC 9110 section 10.1.1).
+    #[must_use]
+    pub fn new(body: Incoming, expects: bool, limits: Limits, linger: Arc<Linger>) -> Self {
+        let declared = body.size_hint().exact();
+        Self {
+            prefix: None,
+            rest: Some(body),
+            declared,
+            limits,
+            charged: false,
+            waited: Duration::ZERO,
+            waiting_since: None,
+            timer: None,
+            progress: Arc::default(),
+            linger,
+            expects,
+        }
+    }
+
+    /// How it stands, for whoever hands it away.
+    #[must_use]
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// From now on a seat is held for it, and the least rate holds.
+    pub fn charge(&mut self) {
+        self.charged = true;
+    }
+
+    /// Reads up to `max` bytes, which will be passed on before the rest. After [`Beginning::Whole`] nothing is left in it. Dropping this
+    /// future loses what it has read; the upload must then be dropped too.
+    ///
+    /// # Errors
+    /// How the client failed.
+    pub async fn begin(&mut self, max: usize) -> Result<Beginning, Fault> {
+        let mut frames = Gathered::default();
+        let declared = self.declared.and_then(|length| usize::try_from(length).ok());
+        if declared.is_some_and(|length| length > max) {
+            frames.bytes.reserve(max);
+        }
+        while frames.len() <= max {
+            match std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await {
+                None => return Ok(Beginning::Whole(frames.take(), frames.trailers)),
+                Some(frame) => frames.add(frame?),
+            }
+        }
+        let bytes = frames.take();
+        self.prefix = Some(bytes.clone());
+        Ok(Beginning::Prefix(bytes.slice(..max)))
+    }
+
+    /// Whether its last byte was passed on.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        self.prefix.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// Exact where the client declared a length.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.len() as u64);
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(prefix + rest))
+    }
+
+    /// The next frame.
+    pub fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Some(prefix) = self.prefix.take() {
+            return Poll::Ready(Some(Ok(Frame::data(prefix))));
+        }
+        self.expects = false;
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        match Pin::new(rest).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.came(frame))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.broke(Fault::of(&error))))),
+            Poll::Ready(None) => {
+                self.rest = None;
+                self.progress.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => self.wait(context),
+        }
+    }
+
+    fn came(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Fault> {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += clock::now().since(since);
+            self.timer = None;
+        }
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        let bytes = self.progress.bytes.fetch_add(size, Ordering::Relaxed) + size;
+        if bytes > self.limits.bytes_max {
+            return Err(self.broke(Fault::TooLarge));
+        }
+        let least = self.limits.rate_min.saturating_mul(self.waited.as_secs());
+        if self.charged && self.waited >= RATE_GRACE && bytes < least {
+            return Err(self.broke(Fault::TooSlow));
+        }
+        Ok(frame)
+    }
+
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.waiting_since.get_or_insert_with(clock::now);
+        let idle = self.limits.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(idle)));
+        if timer.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(self.broke(Fault::Stalled))))
+    }
+
+    /// The client is at fault: nothing more is read, but for lingering where it still sends.
+    fn broke(&mut self, fault: Fault) -> Fault {
+        if let Some(rest) = self.rest.take()
+            && fault == Fault::TooLarge
+        {
+            self.linger.begin(rest);
+        }
+        self.progress.fail(fault)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take()
+            && !self.expects
+            && !rest.is_end_stream()
+        {
+            self.linger.begin(rest);
+        }
+    }
+}
+
+/// Bytes as they come in: a single frame is kept as it is.
+#[derive(Debug, Default)]
+struct Gathered {
+    first: Option<Bytes>,
+    bytes: BytesMut,
+    trailers: Option<HeaderMap>,
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        self.first.as_ref().map_or(self.bytes.len(), Bytes::len)
+    }
+
+    fn add(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) if self.first.is_none() && self.bytes.is_empty() && self.bytes.capacity() == 0 => self.first = Some(data),
+            Ok(data) => {
+                if let Some(first) = self.first.take() {
+                    self.bytes.extend_from_slice(&first);
+                }
+                self.bytes.extend_from_slice(&data);
+            }
+            Err(frame) => self.trailers = frame.into_trailers().ok(),
+        }
+    }
+
+    fn take(&mut self) -> Bytes {
+        self.first.take().unwrap_or_else(|| std::mem::take(&mut self.bytes).freeze())
+    }
+}
+
+/// Whether a connection's answer must be a reset, so that a cut body of no known length never looks whole (RFC 9112 section 8).
+#[derive(Debug, Default)]
+pub struct Abort(AtomicBool);
+
+impl Abort {
+    /// Close by a reset.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether to close by a reset.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
