@@ -92,7 +92,8 @@ fn compare(profile: &Profile, example: &Example, reading: &super::Reading, class
         && route.value != "unmatched"
         && !profile.routes.iter().any(|known| known.name == route.value)
     {
-        let names: Vec<&str> = profile.routes.iter().map(|route| route.name.as_str()).chain([profile.route_name(RouteId::UNMATCHED)]).collect();
+        let names: Vec<&str> =
+            profile.routes.iter().map(|route| route.name.as_str()).chain([profile.route_name(RouteId::UNMATCHED)]).collect();
         mistakes.error(&route.at, format!("there is no route `{}`", route.value), crate::written::suggestion(&route.value, &names));
     }
     told("client", &example.client, &reading.client.shown());
