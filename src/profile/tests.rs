@@ -339,7 +339,7 @@ fn every_mistake_is_told_with_its_place_and_what_to_write_instead() {
         ("[[route]]\nname = \"a\"\nreads = [\"a\"]\nwrites = [\"a\"]\nanswer = {}", "5:1", "a poll must not write", "remove"),
         ("[[route]]\nname = \"a\"\nreads = [\"a\"]\nstream = \"sse\"\nanswer = {}", "5:1", "a stream cannot be answered", "remove"),
         ("[[route]]\nname = \"a\"\nreads = [\"a\"]\nanswer = { statuses = [500] }", "5:24", "no status that can be stored", "[200, 304]"),
-        ("[[route]]\nname = \"a\"\nreads = [\"a\"]\nanswer = { ignore_headers = [\"Authorization\"] }", "5:29", "who asks", "always part"),
+        ("[[route]]\nname = \"a\"\nreads = [\"a\"]\nanswer = { ignore_headers = [\"Authorization\"] }", "5:30", "who asks", "always part"),
         ("[[route]]\nname = \"a\"\nwrites = [\"doc:{reply.json.id}\"]\npending = []", "5:1", "`pending` is not built yet", "remove"),
         ("[[route]]\nname = \"a\"\nbody_over = \"5\"", "4:13", "cannot be \"5\"", "64KiB"),
         ("[[example]]\nrequest = \"GET /\"\n[example.expect]\nroute = \"x\"", "5:9", "this example's route is \"unmatched\"", "correct"),
@@ -366,7 +366,7 @@ fn every_mistake_is_told_with_its_place_and_what_to_write_instead() {
 
 #[test]
 fn what_is_probably_not_meant_is_warned_of() {
-    let example = "[[example]]\nrequest = \"GET /zzz\"\n[example.expect]\nroute = \"unmatched\"\n";
+    let example = "[[example]]\nrequest = \"GET /a%2Fb\"\n[example.expect]\nroute = \"unmatched\"\n";
     for (text, what) in [
         (
             "[[route]]\nname = \"a\"\npath = \"/{x}\"\nreads = [\"r\"]\n[[route]]\nname = \"b\"\npath = \"/b\"\nwrites = []",
@@ -470,17 +470,17 @@ fn no_request_makes_a_shipped_profile_panic() {
             let at = random.usize(..body.len());
             body[at] = random.u8(..);
         }
-        let seen = match random.u8(..3) {
+        let shown = match random.u8(..3) {
             0 => BodySeen::Whole(&body),
             1 => BodySeen::Prefix(&body),
             _ => BodySeen::Unread,
         };
         for profile in &profiles {
-            let reading = profile.read(&head, seen, PEER);
+            let reading = profile.read(&head, shown, PEER);
             let _ = profile.inspects(&head);
             assert_eq!(reading.effect == Effect::Write, !reading.writes.is_empty(), "seed {seed}");
             assert!(!reading.unknown || reading.writes == [Scope::All], "seed {seed}");
-            assert!(reading.effect != Effect::Poll || matches!(seen, BodySeen::Whole(_)), "seed {seed}");
+            assert!(reading.effect != Effect::Poll || matches!(shown, BodySeen::Whole(_)), "seed {seed}");
         }
     }
 }
