@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::{
-    file::{File, Placed, Route},
+    file::{File, Route, Scopes},
     scope::Template,
     selector::Selector,
 };
@@ -25,18 +25,17 @@ fn untested(route: &Route) -> bool {
 }
 
 fn covers_paths(first: &Route, later: &Route) -> bool {
-    first.paths.is_empty()
-        || (!later.paths.is_empty() && later.paths.iter().all(|path| first.paths.iter().any(|cover| cover.covers(path))))
+    first.paths.is_empty() || (!later.paths.is_empty() && later.paths.iter().all(|path| first.paths.iter().any(|cover| cover.covers(path))))
 }
 
 fn hidden(before: &[Route], route: &Route, mistakes: &Mistakes) {
     for first in before.iter().filter(|first| untested(first) && covers_paths(first, route)) {
         let takes = |method: &Method| first.methods.is_empty() || first.methods.contains(method);
         let all = first.methods.is_empty() || (!route.methods.is_empty() && route.methods.iter().all(takes));
-        let taken: Vec<&str> = route.methods.iter().filter(|method| takes(method) && !method.is_safe()).map(Method::as_str).collect();
+        let unsafe_ones: Vec<&str> = route.methods.iter().filter(|method| takes(method) && !method.is_safe()).map(Method::as_str).collect();
         let (poll, write) = (first.answer.is_some(), writes(route));
-        if poll && write && (all || !taken.is_empty()) {
-            let what = if all { "every request".to_owned() } else { taken.join(" and ") };
+        if poll && write && (all || !unsafe_ones.is_empty()) {
+            let what = if all { "every request".to_owned() } else { unsafe_ones.join(" and ") };
             mistakes.warning(
                 &route.at,
                 format!("the write route `{}` is hidden by the poll `{}`, which takes {what} of it", route.name, first.name),
@@ -72,7 +71,11 @@ fn writes_everything(route: &Route, mistakes: &Mistakes) {
     let declared = route.writes.iter().flatten().find(|scope| matches!(scope.value, Template::All));
     let instead = "name what it changes, or write writes = [] if it changes no document";
     if let Some(scope) = declared {
-        mistakes.warning(&scope.at, format!("the route `{}` writes everything: each of its requests ends every stored answer", route.name), instead);
+        mistakes.warning(
+            &scope.at,
+            format!("the route `{}` writes everything: each of its requests ends every stored answer", route.name),
+            instead,
+        );
     } else if route.reads.is_none() && route.writes.is_none() && may_be_unsafe(route) {
         mistakes.warning(
             &route.at,
@@ -86,7 +89,8 @@ fn credential_scopes(file: &File, route: &Route, mistakes: &Mistakes) {
     let secrets: Vec<&Selector> = file.credential.iter().flatten().map(|placed| &placed.value).collect();
     let secret = |selector: &Selector| {
         secrets.contains(&selector)
-            || (matches!(selector, Selector::Cookie(_)) && secrets.iter().any(|secret| matches!(secret, Selector::Header(name) if *name == http::header::COOKIE)))
+            || (matches!(selector, Selector::Cookie(_))
+                && secrets.iter().any(|secret| matches!(secret, Selector::Header(name) if *name == http::header::COOKIE)))
     };
     for scope in route.reads.iter().chain(&route.writes).flatten() {
         if let Some(selector) = scope.value.selectors().find(|selector| secret(selector)) {
@@ -100,7 +104,7 @@ fn credential_scopes(file: &File, route: &Route, mistakes: &Mistakes) {
 }
 
 fn unmet_scopes(file: &File, own: usize, mistakes: &Mistakes) {
-    let kinds = |pick: fn(&Route) -> &Option<Vec<Placed<Template<Selector>>>>| -> Vec<&str> {
+    let kinds = |pick: fn(&Route) -> &Option<Scopes>| -> Vec<&str> {
         file.routes.iter().filter_map(|route| pick(route).as_ref()).flatten().map(|scope| scope.value.kind()).collect()
     };
     let (read, written) = (kinds(|route| &route.reads), kinds(|route| &route.writes));

@@ -7,9 +7,8 @@ use siphasher::sip::SipHasher13;
 use super::{
     Profile, Route, check, example,
     facts::Probe,
-    file::{self, File, Placed},
+    file::{self, File, Placed, Scopes},
     json::Paths,
-    scope::Template,
     selector::Selector,
 };
 use crate::{
@@ -130,14 +129,12 @@ fn build_route(route: &file::Route, default: Class, paths: &mut Paths, classes: 
     let body = |selector: &Selector| selector.reads_body();
     let tests_body = route.when.iter().flatten().any(|test| body(&test.value.0));
     let scopes_body = route.reads.iter().chain(&route.writes).flatten().any(|scope| scope.value.selectors().any(body));
-    let mut prepare = |scopes: &Option<Vec<Placed<Template<Selector>>>>| {
-        scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.prepare(paths)).collect())
-    };
+    let mut prepare =
+        |scopes: &Option<Scopes>| scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.prepare(paths)).collect());
     let reads = prepare(&route.reads);
     let writes = prepare(&route.writes);
-    let when = route.when.iter().map(|tests| {
-        tests.iter().map(|test| (Probe::new(test.value.0.clone(), paths), test.value.1.clone())).collect()
-    });
+    let when =
+        route.when.iter().map(|tests| tests.iter().map(|test| (Probe::new(test.value.0.clone(), paths), test.value.1.clone())).collect());
     Route {
         name: route.name.clone(),
         methods: route.methods.clone(),
@@ -176,13 +173,14 @@ fn meaning(file: &File) -> u64 {
         hasher.write(text.as_bytes());
         hasher.write_u8(0xff);
     };
-    let values = |selectors: &Option<Vec<Placed<Selector>>>| format!("{:?}", selectors.iter().flatten().map(|placed| &placed.value).collect::<Vec<_>>());
+    let values = |selectors: &Option<Vec<Placed<Selector>>>| {
+        format!("{:?}", selectors.iter().flatten().map(|placed| &placed.value).collect::<Vec<_>>())
+    };
     add(values(&file.credential));
     add(format!("{:?} {:?} {:?} {:?}", file.prefix, file.denied, file.anonymous, file.ignore_headers));
     for route in &file.routes {
-        let scopes = |scopes: &Option<Vec<Placed<Template<Selector>>>>| {
-            scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.to_string()).collect::<Vec<_>>())
-        };
+        let scopes =
+            |scopes: &Option<Scopes>| scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.to_string()).collect::<Vec<_>>());
         let tests: Vec<Vec<_>> = route.when.iter().map(|tests| tests.iter().map(|test| &test.value).collect()).collect();
         add(format!("{:?} {:?} {tests:?} {:?} {:?}", route.methods, route.paths, route.body_over, route.stream));
         add(format!("{:?} {:?} {:?}", scopes(&route.reads), scopes(&route.writes), route.answer));

@@ -6,7 +6,7 @@ use http::HeaderName;
 
 /// A step of a path into JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum JsonStep {
     /// The value of this key.
     Key(String),
     /// Every element of an array.
@@ -19,7 +19,7 @@ pub enum Step {
 
 /// A path into JSON: `a.b[*].c`, `a[50]`, `a~keys`; `[*].a` where the document itself is an array.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct JsonPath(pub Vec<Step>);
+pub struct JsonPath(pub Vec<JsonStep>);
 
 /// The most steps of a path.
 const STEPS_MAX: usize = 16;
@@ -41,14 +41,14 @@ impl JsonPath {
                 return Err(format!("write at most {STEPS_MAX} steps"));
             }
             if rest == "~keys" {
-                steps.push(Step::Keys);
+                steps.push(JsonStep::Keys);
                 break;
             }
             if let Some(inner) = rest.strip_prefix('[') {
                 let (index, after) = inner.split_once(']').ok_or(FORM)?;
                 steps.push(match index {
-                    "*" => Step::Each,
-                    _ => Step::Index(index.parse().ok().filter(|index| *index <= INDEX_MAX).ok_or(FORM)?),
+                    "*" => JsonStep::Each,
+                    _ => JsonStep::Index(index.parse().ok().filter(|index| *index <= INDEX_MAX).ok_or(FORM)?),
                 });
                 rest = after;
                 continue;
@@ -60,7 +60,7 @@ impl JsonPath {
             if end == 0 {
                 return Err(FORM.to_owned());
             }
-            steps.push(Step::Key(rest[..end].to_owned()));
+            steps.push(JsonStep::Key(rest[..end].to_owned()));
             rest = &rest[end..];
         }
         if steps.is_empty() { Err(FORM.to_owned()) } else { Ok(Self(steps)) }
@@ -71,11 +71,11 @@ impl fmt::Display for JsonPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, step) in self.0.iter().enumerate() {
             match step {
-                Step::Key(key) if index == 0 => formatter.write_str(key)?,
-                Step::Key(key) => write!(formatter, ".{key}")?,
-                Step::Each => formatter.write_str("[*]")?,
-                Step::Index(index) => write!(formatter, "[{index}]")?,
-                Step::Keys => formatter.write_str("~keys")?,
+                JsonStep::Key(key) if index == 0 => formatter.write_str(key)?,
+                JsonStep::Key(key) => write!(formatter, ".{key}")?,
+                JsonStep::Each => formatter.write_str("[*]")?,
+                JsonStep::Index(index) => write!(formatter, "[{index}]")?,
+                JsonStep::Keys => formatter.write_str("~keys")?,
             }
         }
         Ok(())
@@ -221,9 +221,25 @@ mod tests {
     #[test]
     fn what_is_shown_of_a_selector_reads_back() {
         for text in [
-            "path", "path.db", "query.feed", "header.authorization", "header.destination#path", "header.x-meta#a[*].b", "cookie.sid", "basic.user",
-            "json.token", "json.requests[*].path", "json.changes[50]", "json.docs~keys", "json.[*].id", "form.push", "form.push#[*].share_id",
-            "xml.href", "xml.root", "reply.json._code", "reply.header.etag",
+            "path",
+            "path.db",
+            "query.feed",
+            "header.authorization",
+            "header.destination#path",
+            "header.x-meta#a[*].b",
+            "cookie.sid",
+            "basic.user",
+            "json.token",
+            "json.requests[*].path",
+            "json.changes[50]",
+            "json.docs~keys",
+            "json.[*].id",
+            "form.push",
+            "form.push#[*].share_id",
+            "xml.href",
+            "xml.root",
+            "reply.json._code",
+            "reply.header.etag",
         ] {
             assert_eq!(Selector::parse(text).expect(text).to_string(), text);
         }
@@ -232,8 +248,25 @@ mod tests {
     #[test]
     fn what_is_no_selector_is_refused() {
         for text in [
-            "", "json", "json.", "json.a..b", "json.a[", "json.a[x]", "json.a[-1]", "json.a~keys.b", "json.a~values", "json.a]b", "path.", "basic.password",
-            "header.a b", "reply.body", "reply.json.", "form.#a", "body.x", "json.a[1]b", "json.a[99999999]",
+            "",
+            "json",
+            "json.",
+            "json.a..b",
+            "json.a[",
+            "json.a[x]",
+            "json.a[-1]",
+            "json.a~keys.b",
+            "json.a~values",
+            "json.a]b",
+            "path.",
+            "basic.password",
+            "header.a b",
+            "reply.body",
+            "reply.json.",
+            "form.#a",
+            "body.x",
+            "json.a[1]b",
+            "json.a[99999999]",
         ] {
             assert!(Selector::parse(text).is_err(), "{text}");
         }
