@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    fmt::Write,
     fs::File,
     hash::Hasher,
     io::{self, Read},
@@ -58,7 +59,7 @@ impl Origin {
     pub fn new(config: Option<PathBuf>, flags: &Flags) -> Result<Self, Vec<Mistake>> {
         let mistakes = Mistakes::default();
         let mut origin = Self { config, ..Self::default() };
-        let profile = flags.profile.as_deref().map(|profile| from_here(profile));
+        let profile = flags.profile.as_deref().map(from_here);
         for (flag, key, value) in [
             ("--listen", "listen.address", &flags.listen),
             ("--app", "app.servers", &flags.app),
@@ -254,7 +255,8 @@ fn hash(bytes: &[u8]) -> u128 {
 fn hash_of_all(origin: &Origin, files: &Files) -> String {
     let mut text = format!("{:?}{:?}", origin.text.as_ref().map(|source| &source.text), origin.overlays);
     for (path, seen) in files {
-        text.push_str(&format!("\n{} {seen:?}", path.display()));
+        // Writing into a string cannot fail.
+        let _ = write!(text, "\n{} {seen:?}", path.display());
     }
     format!("{:032x}", hash(text.as_bytes()))
 }
