@@ -171,7 +171,7 @@ impl Flow {
         let settings = &plan.settings;
         let has_body = !http_body::Body::is_end_stream(&body);
 
-        let checked = match head::check(&head, has_body, &self.token, settings.listen.body_bytes_max) {
+        let checked = match head::check(&head, has_body, connection.line.is_ambiguous(), &self.token, settings.listen.body_bytes_max) {
             Ok(checked) => checked,
             Err(malformed) => {
                 drop(self.upload(body, false, settings));

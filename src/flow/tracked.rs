@@ -118,22 +118,17 @@ impl Watch for Tracked {
         exchange.shadows = held.shadows;
         let (database, status) = (exchange.database, exchange.app_status);
         drop(exchange);
-        if let Some(lesson) = self.lesson.lock().take()
-            && !lesson.stream
-        {
-            let finished = tune::Finished {
-                class: lesson.class,
-                cost: lesson.cost,
-                close: held.close,
-                status,
-                app: held.hold,
-                database,
-                reply: held.reply,
-            };
-            if let Some(sample) = tune::sample(&finished) {
-                self.documents.learn(&lesson.documents, &sample, clock::now());
-            }
-        }
+        let Some(Lesson { documents, class, cost, stream }) = self.lesson.lock().take() else { return };
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        let end = match (held.close, status) {
+            _ if stream => tune::End::Stream,
+            (Close::Whole | Close::Late, Some(status)) => tune::End::Answered(status),
+            (Close::GivenUp, _) => tune::End::TimedOut,
+            (Close::Unsent, _) => tune::End::Unsent,
+            (Close::Whole | Close::Late | Close::Cut, _) => tune::End::Cut,
+        };
+        let finished = tune::Finished { class, cost, app: held.hold, database, reply: held.reply, end };
+        tune::teach(&self.documents, &documents, &finished, clock::now());
     }
 
     fn ended(&self, end: End, given: u64) {

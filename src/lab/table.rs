@@ -15,7 +15,7 @@ const GOAL: f64 = 98.0;
 #[must_use]
 pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
     let mut text = String::new();
-    let heads = "offered  <=1 s    all    p50    p95    p99 refused t-out";
+    let heads = "offered  <=1 s    all   p50   p95   p99 refused t-out";
     line(&mut text, "", "bare", "behind tidegate");
     line(&mut text, "", heads, heads);
     for kind in Kind::ALL {
@@ -24,7 +24,7 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
     text.push_str("(offered: syncs that were due; <=1 s, all: answered within 1 s, and at all; times from when a sync was due to its\n");
     text.push_str(" answer, retries within; refused, t-out: single requests refused, and given up on after ");
     let _ = writeln!(text, "{})\n", show(Some(scenario.crowd.timeout)));
-    line(&mut text, "normal syncs within 1 s", "bare", "behind tidegate");
+    short(&mut text, "normal syncs within 1 s", "bare", "behind tidegate");
     for (phase, (bare, behind)) in scenario.phases.iter().zip(bare.phases.iter().zip(&behind.phases)) {
         let fault = if phase.faults.any() { "!" } else { " " };
         short(&mut text, &format!("{fault} {}", phase.name), &percent(*bare), &percent(*behind));
@@ -47,7 +47,7 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
 }
 
 fn line(text: &mut String, name: &str, bare: &str, behind: &str) {
-    let _ = writeln!(text, "{name:<8} {bare:<56} | {behind}");
+    let _ = writeln!(text, "{name:<8} {bare:<53} | {behind}");
 }
 
 fn short(text: &mut String, name: &str, bare: &str, behind: &str) {
@@ -56,7 +56,7 @@ fn short(text: &mut String, name: &str, bare: &str, behind: &str) {
 
 fn cells(row: &Row) -> String {
     format!(
-        "{:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>5}",
+        "{:>7} {:>6} {:>6} {:>5} {:>5} {:>5} {:>7} {:>5}",
         row.good.of,
         percent(row.good),
         percent(row.answered),

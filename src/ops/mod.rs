@@ -6,3 +6,4 @@ pub mod health;
 pub mod load;
 pub mod reload;
 pub mod state;
+pub mod state_file;

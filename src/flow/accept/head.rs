@@ -80,11 +80,15 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Checks a head. `token` is this process's own, as [`via`] writes it; `body_bytes_max` bounds the declared length.
+/// Checks a head. `ambiguous`: it framed its body in two ways, as the guard below hyper saw. `token` is this process's own in `Via`;
+/// `body_bytes_max` bounds the declared length.
 ///
 /// # Errors
 /// What is wrong; nothing of the request may be forwarded then.
-pub fn check(head: &Parts, has_body: bool, token: &str, body_bytes_max: u64) -> Result<Checked, Malformed> {
+pub fn check(head: &Parts, has_body: bool, ambiguous: bool, token: &str, body_bytes_max: u64) -> Result<Checked, Malformed> {
+    if ambiguous {
+        return Err(Malformed::Framing);
+    }
     let host = host(&head.headers, head.version)?;
     target(&head.method, &head.uri, host)?;
     let chunked = transfer_coding(&head.headers)?;
@@ -210,7 +214,7 @@ mod tests {
     }
 
     fn verdict(method: &str, target: &str, headers: &[(&'static str, &str)]) -> Result<Checked, Malformed> {
-        check(&head(method, target, headers), false, "tidegate-1a", 1000)
+        check(&head(method, target, headers), false, false, "tidegate-1a", 1000)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -19,6 +19,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use super::framing::Framing;
 use crate::wire::upload::Abort;
 
 /// What the socket and the requests on it tell each other.
@@ -26,12 +27,21 @@ use crate::wire::upload::Abort;
 pub struct LineState {
     serving: AtomicBool,
     abort: Abort,
+    requests: AtomicU64,
+    ambiguous: AtomicU64,
 }
 
 impl LineState {
     /// A head is complete and its request runs: what is read from now on is its body.
     pub fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.serving.store(true, Ordering::Release);
+    }
+
+    /// Whether the head of the request that runs frames its body in two ways, of which hyper shows one.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == self.ambiguous.load(Ordering::Relaxed)
     }
 
     /// The request has its answer: what is read from now on begins a head.
@@ -53,6 +63,7 @@ pub struct Line {
     head_timeout: Duration,
     write_timeout: Duration,
     head_begun: bool,
+    framing: Framing,
     reading: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
 }
@@ -61,7 +72,7 @@ impl Line {
     /// Wraps a socket.
     #[must_use]
     pub fn new(socket: TcpStream, state: Arc<LineState>, head_timeout: Duration, write_timeout: Duration) -> Self {
-        Self { socket, state, head_timeout, write_timeout, head_begun: false, reading: None, writing: None }
+        Self { socket, state, head_timeout, write_timeout, head_begun: false, framing: Framing::default(), reading: None, writing: None }
     }
 
     /// A head that began and does not end runs into its time-out, unless an answer before it is still being written.
@@ -96,6 +107,9 @@ impl AsyncRead for Line {
         let result = Pin::new(&mut self.socket).poll_read(context, buffer);
         if result.is_pending() {
             return self.watch_head(context);
+        }
+        if let Some(head) = self.framing.see(&buffer.filled()[before..]) {
+            self.state.ambiguous.store(head, Ordering::Relaxed);
         }
         if self.state.serving.load(Ordering::Acquire) {
             self.head_begun = false;

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod drain;
+pub mod framing;
 pub mod head;
 pub mod line;
 pub mod listener;

@@ -285,7 +285,6 @@ mod tests {
         let a = documents.key_of(&scope).expect("a document");
         documents.learn(&[a], &app(SECOND), now);
         documents.moved(&[key(2)], SYNC, now);
-        now = now + 3 * SECOND;
         let saved = documents.save().to_string();
         let again = Documents::bounded(bounds(10_000));
         assert_ne!(again.key_of(&scope), Some(a), "every memory has a secret of its own");

@@ -80,7 +80,7 @@ impl Histogram {
 /// What requests of one class cost of late, by one kind.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
-    slots: [Histogram; SLOTS],
+    slots: Box<[Histogram]>,
     /// The sum of all slots.
     sum: Histogram,
     /// The very last samples: those being counted, and those before.
@@ -90,8 +90,10 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) const EMPTY: Self =
-        Self { slots: [const { Histogram::EMPTY }; SLOTS], sum: Histogram::EMPTY, recent: [const { Histogram::EMPTY }; 2], newest: 0 };
+    /// No sample yet.
+    pub(super) fn new() -> Self {
+        Self { slots: vec![Histogram::EMPTY; SLOTS].into(), sum: Histogram::EMPTY, recent: [const { Histogram::EMPTY }; 2], newest: 0 }
+    }
 
     /// Forgets what is older than five minutes. Returns the moment at which there will be more to forget.
     pub(super) fn advance(&mut self, now: Moment) -> Moment {
@@ -162,9 +164,11 @@ mod tests {
     fn the_median_agrees_with_sorting() {
         let mut random = fastrand::Rng::with_seed(1);
         for size in [16, 17, 100, 3000] {
-            let mut window = Window::EMPTY;
+            let mut window = Window::new();
             let mut values: Vec<u64> = (0..size).map(|_| 2_u64.pow(random.u32(0..24)) + random.u64(0..1000)).collect();
-            values.iter().for_each(|value| window.sum.add(bucket(*value)));
+            for value in &values {
+                window.sum.add(bucket(*value));
+            }
             values.sort_unstable();
             #[expect(clippy::cast_precision_loss, reason = "near is enough")]
             let middle = values[values.len().div_ceil(2) - 1] as f32;
@@ -175,7 +179,7 @@ mod tests {
 
     #[test]
     fn few_samples_have_no_median() {
-        let mut window = Window::EMPTY;
+        let mut window = Window::new();
         (0..15).for_each(|_| window.add(1000));
         assert_eq!(window.median(), None);
         window.add(1000);
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_five_minutes_is_forgotten() {
-        let mut window = Window::EMPTY;
+        let mut window = Window::new();
         (0..100).for_each(|_| window.add(50_000));
         window.advance(seconds(269));
         assert!(near(window.median(), 50_000.0));
@@ -200,7 +204,7 @@ mod tests {
 
     #[test]
     fn it_follows_a_class_that_turns_slow_within_some_dozen_samples() {
-        let mut window = Window::EMPTY;
+        let mut window = Window::new();
         for second in 0..290 {
             window.advance(seconds(second));
             (0..150).for_each(|_| window.add(20_000));
@@ -215,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_few_slow_requests_do_not_move_it() {
-        let mut window = Window::EMPTY;
+        let mut window = Window::new();
         let mut random = fastrand::Rng::with_seed(2);
         for step in 0..100_000 {
             window.advance(Moment(step * 10_000_000));

@@ -79,7 +79,7 @@ fn micros(span: Duration) -> f32 {
 impl ClassWindow {
     fn new() -> Self {
         Self {
-            windows: Mutex::new([const { Window::EMPTY }; KINDS.len()]),
+            windows: Mutex::new(KINDS.map(|_| Window::new())),
             medians: std::array::from_fn(|_| AtomicU32::new(f32::NAN.to_bits())),
             until: AtomicU64::new(0),
         }
