@@ -233,6 +233,72 @@ async fn a_changed_profile_is_seen_and_a_broken_one_refused() {
     assert_eq!(tidegate.log(2).await[1]["class"], "other");
 }
 
+#[tokio::test]
+async fn what_the_app_says_of_its_database_is_charged_to_the_class() {
+    let app = App::start().await;
+    let tidegate = Tidegate::start(app.address, "").await;
+    get(tidegate.listen, "/large/a?db=250.5").await;
+    get(tidegate.listen, "/large/a?db=249.5").await;
+    tidegate.until_metric("tidegate_database_seconds_total{class=\"large\"}", 0.5).await;
+    tidegate.until_metric("tidegate_database_queries_total{class=\"large\"}", 6.0).await;
+    assert!(tidegate.log(2).await.iter().any(|line| line["db_ms"] == 250.5));
+}
+
+/// The bucket would be full 100 times over if a reload filled it.
+#[tokio::test]
+async fn a_hundred_reloads_under_load_fail_no_request_and_give_no_extra_burst() {
+    const BURST: f64 = 200.0;
+    const PER_SECOND: f64 = 20.0;
+    let app = App::start().await;
+    let rates = format!("[class.large]\nrate = {{ per_second = {PER_SECOND}, burst = {BURST} }}\nclient = {{ in_flight = 64 }}\n");
+    let tidegate = Tidegate::start(app.address, &format!("{rates}[class.sync]\nqueue_max = 1000")).await;
+    let listen = tidegate.listen;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let started = Instant::now();
+    let crowd: Vec<_> = ["/a?ms=5", "/b?ms=5", "/large/c", "/large/d"]
+        .into_iter()
+        .map(|target| {
+            let stop = std::sync::Arc::clone(&stop);
+            tokio::spawn(async move {
+                let mut statuses = std::collections::BTreeMap::<u16, u32>::new();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    *statuses.entry(get(listen, target).await.status).or_default() += 1;
+                }
+                (target, statuses)
+            })
+        })
+        .collect();
+    for number in 0..100 {
+        tidegate.rewrite(|text| {
+            let (from, to) =
+                if number % 2 == 0 { ("queue_max = 1000", "queue_max = 999") } else { ("queue_max = 999", "queue_max = 1000") };
+            text.replace(from, to)
+        });
+        let (status, body) = tidegate.tell("/reload").await;
+        assert_eq!(status, 200, "{body}");
+    }
+    // The bucket is empty by now, or the test has shown nothing.
+    let until = Instant::now() + Duration::from_secs(20);
+    while tidegate.metric("tidegate_refusals_total{class=\"large\",rule=\"class_rate\"}").await < 1.0 {
+        assert!(Instant::now() < until, "the load is too small to empty the bucket");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut admitted = 0;
+    for one in crowd {
+        let (target, statuses) = one.await.expect("no panic");
+        if target.starts_with("/large") {
+            assert!(statuses.keys().all(|status| [200, 503].contains(status)), "{target}: {statuses:?}");
+            admitted += statuses.get(&200).copied().unwrap_or(0);
+        } else {
+            assert!(statuses.keys().all(|status| *status == 200) && !statuses.is_empty(), "{target}: {statuses:?}");
+        }
+    }
+    let most = BURST * 1.02 + PER_SECOND * started.elapsed().as_secs_f64();
+    assert!(f64::from(admitted) <= most, "{admitted} were admitted in {:?}, at most {most}", started.elapsed());
+    assert!((tidegate.metric("tidegate_config_reloads_total{result=\"taken\"}").await - 100.0).abs() < 1.5);
+}
+
 /// A tidegate by arguments of its own; it ends with the test.
 struct Other(std::process::Child);
 
