@@ -118,7 +118,11 @@ pub fn header_names(table: &Table<'_>, key: &str) -> Option<Vec<String>> {
         if !valid {
             table.mistakes.error(at, format!("\"{text}\" is no name of a header"), "write it without a colon, such as \"x-client-build\"");
         } else if ["authorization", "cookie"].iter().any(|secret| glob(&name, secret)) {
-            table.mistakes.error(at, format!("\"{text}\" would leave out who asks"), "authorization and cookie are always part of the question");
+            table.mistakes.error(
+                at,
+                format!("\"{text}\" would leave out who asks"),
+                "authorization and cookie are always part of the question",
+            );
         } else {
             names.push(name);
         }
@@ -133,7 +137,11 @@ fn renew(table: &Table<'_>) -> Vec<(Selector, Now)> {
         let now = table.choice(&key.name, &[("now", Now::Seconds), ("now.2", Now::Hundredths), ("now.ms", Now::Millis)]);
         match Selector::parse(&key.name) {
             Ok(selector @ (Selector::Header(_) | Selector::Json(_))) => list.extend(now.map(|now| (selector, now))),
-            _ => table.mistakes.error(&key.at, format!("`{}` is no part of a reply that can be renewed", key.name), "write \"header.NAME\" or \"json.PATH\""),
+            _ => table.mistakes.error(
+                &key.at,
+                format!("`{}` is no part of a reply that can be renewed", key.name),
+                "write \"header.NAME\" or \"json.PATH\"",
+            ),
         }
     }
     list

@@ -25,8 +25,7 @@ fn untested(route: &Route) -> bool {
 }
 
 fn covers_paths(first: &Route, later: &Route) -> bool {
-    first.paths.is_empty()
-        || (!later.paths.is_empty() && later.paths.iter().all(|path| first.paths.iter().any(|cover| cover.covers(path))))
+    first.paths.is_empty() || (!later.paths.is_empty() && later.paths.iter().all(|path| first.paths.iter().any(|cover| cover.covers(path))))
 }
 
 fn hidden(before: &[Route], route: &Route, mistakes: &Mistakes) {
@@ -72,7 +71,11 @@ fn writes_everything(route: &Route, mistakes: &Mistakes) {
     let declared = route.writes.iter().flatten().find(|scope| matches!(scope.value, Template::All));
     let instead = "name what it changes, or write writes = [] if it changes no document";
     if let Some(scope) = declared {
-        mistakes.warning(&scope.at, format!("the route `{}` writes everything: each of its requests ends every stored answer", route.name), instead);
+        mistakes.warning(
+            &scope.at,
+            format!("the route `{}` writes everything: each of its requests ends every stored answer", route.name),
+            instead,
+        );
     } else if route.reads.is_none() && route.writes.is_none() && may_be_unsafe(route) {
         mistakes.warning(
             &route.at,
@@ -86,7 +89,8 @@ fn credential_scopes(file: &File, route: &Route, mistakes: &Mistakes) {
     let secrets: Vec<&Selector> = file.credential.iter().flatten().map(|placed| &placed.value).collect();
     let secret = |selector: &Selector| {
         secrets.contains(&selector)
-            || (matches!(selector, Selector::Cookie(_)) && secrets.iter().any(|secret| matches!(secret, Selector::Header(name) if *name == http::header::COOKIE)))
+            || (matches!(selector, Selector::Cookie(_))
+                && secrets.iter().any(|secret| matches!(secret, Selector::Header(name) if *name == http::header::COOKIE)))
     };
     for scope in route.reads.iter().chain(&route.writes).flatten() {
         if let Some(selector) = scope.value.selectors().find(|selector| secret(selector)) {

@@ -135,9 +135,8 @@ fn build_route(route: &file::Route, default: Class, paths: &mut Paths, classes: 
     };
     let reads = prepare(&route.reads);
     let writes = prepare(&route.writes);
-    let when = route.when.iter().map(|tests| {
-        tests.iter().map(|test| (Probe::new(test.value.0.clone(), paths), test.value.1.clone())).collect()
-    });
+    let when =
+        route.when.iter().map(|tests| tests.iter().map(|test| (Probe::new(test.value.0.clone(), paths), test.value.1.clone())).collect());
     Route {
         name: route.name.clone(),
         methods: route.methods.clone(),
@@ -176,7 +175,9 @@ fn meaning(file: &File) -> u64 {
         hasher.write(text.as_bytes());
         hasher.write_u8(0xff);
     };
-    let values = |selectors: &Option<Vec<Placed<Selector>>>| format!("{:?}", selectors.iter().flatten().map(|placed| &placed.value).collect::<Vec<_>>());
+    let values = |selectors: &Option<Vec<Placed<Selector>>>| {
+        format!("{:?}", selectors.iter().flatten().map(|placed| &placed.value).collect::<Vec<_>>())
+    };
     add(values(&file.credential));
     add(format!("{:?} {:?} {:?} {:?}", file.prefix, file.denied, file.anonymous, file.ignore_headers));
     for route in &file.routes {

@@ -29,7 +29,8 @@ pub fn run(profile: &Profile, file: &File, own: usize, own_examples: usize, clas
     let mut shown_credentials = vec![false; profile.credential.len()];
     for (index, example) in file.examples.iter().enumerate() {
         let Some(head) = head(example, mistakes) else { continue };
-        let body = if example.body.len() > DECODED_MAX { BodySeen::Prefix(&example.body[..DECODED_MAX]) } else { BodySeen::Whole(&example.body) };
+        let body =
+            if example.body.len() > DECODED_MAX { BodySeen::Prefix(&example.body[..DECODED_MAX]) } else { BodySeen::Whole(&example.body) };
         let reading = profile.read(&head, body, PEER);
         if let Some(shown) = shown_routes.get_mut(usize::from(reading.route.0)) {
             *shown = true;
@@ -81,7 +82,8 @@ fn compare(profile: &Profile, example: &Example, reading: &super::Reading, class
         && route.value != "unmatched"
         && !profile.routes.iter().any(|known| known.name == route.value)
     {
-        let names: Vec<&str> = profile.routes.iter().map(|route| route.name.as_str()).chain([profile.route_name(RouteId::UNMATCHED)]).collect();
+        let names: Vec<&str> =
+            profile.routes.iter().map(|route| route.name.as_str()).chain([profile.route_name(RouteId::UNMATCHED)]).collect();
         mistakes.error(&route.at, format!("there is no route `{}`", route.value), crate::written::suggestion(&route.value, &names));
     }
     told("client", &example.client, &reading.client.shown());

@@ -70,9 +70,13 @@ pub fn explain(profile: &Profile, head: &Parts, body: BodySeen<'_>, peer: IpAddr
         if let Some(limit) = route.body_over {
             tests.push((format!("body_over = \"{}\"", crate::units::show_bytes(limit)), word(facts.longer(limit))));
         }
-        tests.extend(route.when.iter().flatten().map(|(probe, test)| {
-            (format!("{} = {test}", probe.selector), word(test.holds(&facts.find(probe, &captures))))
-        }));
+        tests.extend(
+            route
+                .when
+                .iter()
+                .flatten()
+                .map(|(probe, test)| (format!("{} = {test}", probe.selector), word(test.holds(&facts.find(probe, &captures))))),
+        );
         let truth = route.holds(&facts, &captures);
         steps.push(Step { route: route.name.clone(), tests, holds: word(truth) });
         if truth != Truth::No {

@@ -102,7 +102,9 @@ impl<'a> Facts<'a> {
             Selector::Json(_) => return Cow::Borrowed(self.gathered.get_or_init(|| self.gather()).found(probe.slot)),
             Selector::Form(name) => self.form(|text, whole| body::form_values(text, name, whole)),
             Selector::FormJson(name, _) => self.form(|text, whole| form_json(text, name, probe, whole)),
-            Selector::HeaderJson(..) | Selector::Xml(_) | Selector::XmlRoot | Selector::ReplyJson(_) | Selector::ReplyHeader(_) => Found::unread(),
+            Selector::HeaderJson(..) | Selector::Xml(_) | Selector::XmlRoot | Selector::ReplyJson(_) | Selector::ReplyHeader(_) => {
+                Found::unread()
+            }
         };
         Cow::Owned(found)
     }

@@ -183,11 +183,13 @@ fn placed(table: &Table<'_>, key: &str) -> Option<Placed<String>> {
 
 fn selectors(table: &Table<'_>, key: &str, refuse: impl Fn(&Selector) -> Option<String>) -> Option<Vec<Placed<Selector>>> {
     let texts = table.texts(key)?;
-    let read = texts.into_iter().filter_map(|(text, at)| match Selector::parse(text).and_then(|selector| refuse(&selector).map_or(Ok(selector), Err)) {
-        Ok(selector) => Some(Placed { value: selector, at: at.clone() }),
-        Err(instead) => {
-            table.mistakes.error(at, format!("`{}` cannot be \"{text}\"", table.name_of(key)), instead);
-            None
+    let read = texts.into_iter().filter_map(|(text, at)| {
+        match Selector::parse(text).and_then(|selector| refuse(&selector).map_or(Ok(selector), Err)) {
+            Ok(selector) => Some(Placed { value: selector, at: at.clone() }),
+            Err(instead) => {
+                table.mistakes.error(at, format!("`{}` cannot be \"{text}\"", table.name_of(key)), instead);
+                None
+            }
         }
     });
     Some(read.collect())
@@ -201,7 +203,11 @@ pub fn reply_tests(table: &Table<'_>, key: &str) -> Option<Vec<(Selector, Test)>
         if selector.reads_reply() {
             list.push((selector, test));
         } else {
-            table.mistakes.error(&at, format!("`{}` asks of the reply, not of the request", table.name_of(key)), "write reply.json.PATH or reply.header.NAME");
+            table.mistakes.error(
+                &at,
+                format!("`{}` asks of the reply, not of the request", table.name_of(key)),
+                "write reply.json.PATH or reply.header.NAME",
+            );
         }
     }
     Some(list)
@@ -228,7 +234,8 @@ fn tests_of(table: &Table<'_>) -> Vec<Placed<(Selector, Test)>> {
     tests
 }
 
-const TESTS: &str = "write \"present\", \"absent\", \"empty\", \"nonempty\", a list of values, { glob = \"x*\" }, { over = 50 } or { not = ... }";
+const TESTS: &str =
+    "write \"present\", \"absent\", \"empty\", \"nonempty\", a list of values, { glob = \"x*\" }, { over = 50 } or { not = ... }";
 
 fn test_of(node: &Node, mistakes: &Mistakes) -> Option<Test> {
     match &node.value {
@@ -270,7 +277,9 @@ fn word_of(item: &Node, mistakes: &Mistakes) -> Option<String> {
         Value::Text(text) if usable(text) => return Some(text.clone()),
         Value::Integer(number) if number.unsigned_abs() < 1 << 53 => return Some(number.to_string()),
         Value::Flag(flag) => return Some(flag.to_string()),
-        Value::Text(_) => mistakes.error(&item.at, "no value with control characters or more than 1 KiB is ever equal to anything", "shorten it"),
+        Value::Text(_) => {
+            mistakes.error(&item.at, "no value with control characters or more than 1 KiB is ever equal to anything", "shorten it")
+        }
         other => mistakes.error(
             &item.at,
             format!("{} cannot be compared for certain", other.kind()),
@@ -304,10 +313,8 @@ fn read_route(table: &Table<'_>) -> Option<Route> {
         class: placed(table, "class"),
         long: placed(table, "long"),
         cost: table.choice("cost", &[("app", Cost::App), ("database", Cost::Database), ("reply", Cost::Reply)]).unwrap_or(Cost::App),
-        stream: table.choice(
-            "stream",
-            &[("longpoll", StreamKind::LongPoll), ("sse", StreamKind::Events), ("websocket", StreamKind::WebSocket)],
-        ),
+        stream: table
+            .choice("stream", &[("longpoll", StreamKind::LongPoll), ("sse", StreamKind::Events), ("websocket", StreamKind::WebSocket)]),
         reads: templates(table, "reads", false),
         writes: templates(table, "writes", true),
         answer: answer_node.and_then(|_| table.table("answer")).map(|answer| Answer::read(&answer)),
@@ -382,7 +389,8 @@ fn when(table: &Table<'_>) -> Vec<Vec<Placed<(Selector, Test)>>> {
         Value::List(list) => list.as_slice(),
         _ => std::slice::from_ref(node),
     };
-    let tables: Vec<_> = nodes.iter().filter_map(|node| Table::of(node, name.clone(), table.mistakes)).map(|table| tests_of(&table)).collect();
+    let tables: Vec<_> =
+        nodes.iter().filter_map(|node| Table::of(node, name.clone(), table.mistakes)).map(|table| tests_of(&table)).collect();
     for node in nodes {
         if matches!(&node.value, Value::Table(tests) if tests.is_empty()) {
             table.mistakes.error(&node.at, "a table without tests always holds", "remove `when`, or write a test");
@@ -416,12 +424,20 @@ pub const WORDS: [&str; 4] = ["retry_after", "class", "rule", "id"];
 
 fn shape(table: &Table<'_>, key: &str, reject: bool) -> Option<Shape> {
     let table = table.table(key)?;
-    let status = if reject { table.integer("status", 200..=599).and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok()) } else { None };
+    let status = if reject {
+        table.integer("status", 200..=599).and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok())
+    } else {
+        None
+    };
     let mut headers = HeaderMap::new();
     if let Some(entries) = table.table("headers") {
         for (name, node) in entries.entries() {
             let Value::Text(text) = &node.value else {
-                table.mistakes.error(&node.at, format!("a header must be a string, not {}", node.value.kind()), "write it in quotation marks");
+                table.mistakes.error(
+                    &node.at,
+                    format!("a header must be a string, not {}", node.value.kind()),
+                    "write it in quotation marks",
+                );
                 continue;
             };
             match (HeaderName::try_from(name.name.as_str()), HeaderValue::try_from(text.as_str())) {
@@ -431,7 +447,11 @@ fn shape(table: &Table<'_>, key: &str, reject: bool) -> Option<Shape> {
                 (Ok(header), Ok(value)) => {
                     headers.append(header, value);
                 }
-                _ => table.mistakes.error(&name.at, format!("`{}` and its value make no header", name.name), "write a name of letters, digits and dashes"),
+                _ => table.mistakes.error(
+                    &name.at,
+                    format!("`{}` and its value make no header", name.name),
+                    "write a name of letters, digits and dashes",
+                ),
             }
         }
     }
@@ -446,9 +466,10 @@ fn shape(table: &Table<'_>, key: &str, reject: bool) -> Option<Shape> {
 
 /// Every `{word}` of lower-case letters and underscores.
 fn words_of(body: &str) -> impl Iterator<Item = &str> {
-    body.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(word, _)| word)).filter(|word| {
-        !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-    })
+    body.split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}').map(|(word, _)| word))
+        .filter(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
 
 fn read_example(table: &Table<'_>, source: &Source) -> Option<Example> {
@@ -473,7 +494,11 @@ fn read_example(table: &Table<'_>, source: &Source) -> Option<Example> {
             Ok(bytes) => body = bytes,
             Err(error) => {
                 let at = table.node("body_file").map_or(table.at, |node| &node.at);
-                table.mistakes.error(at, format!("{} cannot be read: {error}", folder.join(file).display()), "give its path relative to this file");
+                table.mistakes.error(
+                    at,
+                    format!("{} cannot be read: {error}", folder.join(file).display()),
+                    "give its path relative to this file",
+                );
             }
         }
     }

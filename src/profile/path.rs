@@ -180,8 +180,8 @@ impl Pattern {
                     pattern.rest = Some((bare.to_owned(), Vec::new()));
                 }
                 (_, bare) => {
-                    let piece = bare
-                        .map_or_else(|| Piece::Literal(start.to_owned()), |bare| Piece::Name(start.to_owned(), bare.to_owned()));
+                    let piece =
+                        bare.map_or_else(|| Piece::Literal(start.to_owned()), |bare| Piece::Name(start.to_owned(), bare.to_owned()));
                     pattern.rest.as_mut().map_or(&mut pattern.before, |(_, after)| after).push(piece);
                 }
             }
@@ -243,7 +243,9 @@ impl Pattern {
             (None, Some(_)) => false,
             (Some((_, after)), None) => {
                 let length = other.before.len();
-                length >= self.before.len() + after.len() && all(&self.before, &other.before) && all(after, &other.before[length - after.len()..])
+                length >= self.before.len() + after.len()
+                    && all(&self.before, &other.before)
+                    && all(after, &other.before[length - after.len()..])
             }
             (Some((_, after)), Some((_, other_after))) => {
                 other.before.len() >= self.before.len()

@@ -221,9 +221,25 @@ mod tests {
     #[test]
     fn what_is_shown_of_a_selector_reads_back() {
         for text in [
-            "path", "path.db", "query.feed", "header.authorization", "header.destination#path", "header.x-meta#a[*].b", "cookie.sid", "basic.user",
-            "json.token", "json.requests[*].path", "json.changes[50]", "json.docs~keys", "json.[*].id", "form.push", "form.push#[*].share_id",
-            "xml.href", "xml.root", "reply.json._code", "reply.header.etag",
+            "path",
+            "path.db",
+            "query.feed",
+            "header.authorization",
+            "header.destination#path",
+            "header.x-meta#a[*].b",
+            "cookie.sid",
+            "basic.user",
+            "json.token",
+            "json.requests[*].path",
+            "json.changes[50]",
+            "json.docs~keys",
+            "json.[*].id",
+            "form.push",
+            "form.push#[*].share_id",
+            "xml.href",
+            "xml.root",
+            "reply.json._code",
+            "reply.header.etag",
         ] {
             assert_eq!(Selector::parse(text).expect(text).to_string(), text);
         }
@@ -232,8 +248,25 @@ mod tests {
     #[test]
     fn what_is_no_selector_is_refused() {
         for text in [
-            "", "json", "json.", "json.a..b", "json.a[", "json.a[x]", "json.a[-1]", "json.a~keys.b", "json.a~values", "json.a]b", "path.", "basic.password",
-            "header.a b", "reply.body", "reply.json.", "form.#a", "body.x", "json.a[1]b", "json.a[99999999]",
+            "",
+            "json",
+            "json.",
+            "json.a..b",
+            "json.a[",
+            "json.a[x]",
+            "json.a[-1]",
+            "json.a~keys.b",
+            "json.a~values",
+            "json.a]b",
+            "path.",
+            "basic.password",
+            "header.a b",
+            "reply.body",
+            "reply.json.",
+            "form.#a",
+            "body.x",
+            "json.a[1]b",
+            "json.a[99999999]",
         ] {
             assert!(Selector::parse(text).is_err(), "{text}");
         }

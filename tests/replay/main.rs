@@ -64,7 +64,8 @@ fn imports_that_hang_leave_normal_syncs_alone() {
         fresh: 0.0,
     };
     let sources = [normal(rate(150.0)), large(rate(2.0), NEVER), imports];
-    let result = play("imports 1/s that hang 60 s: normal within 1 s", &sources, 64, CALM + 180.0, |world| world.within(0, CALM, NEVER, 1.0));
+    let result =
+        play("imports 1/s that hang 60 s: normal within 1 s", &sources, 64, CALM + 180.0, |world| world.within(0, CALM, NEVER, 1.0));
     assert_bar("hung imports", result, 0.995);
 }
 
@@ -72,7 +73,9 @@ fn imports_that_hang_leave_normal_syncs_alone() {
 fn monday_begins_on_a_sick_app() {
     let jump = CALM + 60.0;
     let sources = [normal(Arrivals::Rate(vec![(0.0, 5.0), (jump, 600.0)])), large(rate(5.0), CALM)];
-    let result = play("Monday jump: normal within 1 s in the first 15 s", &sources, 64, jump + 15.0, |world| world.within(0, jump, jump + 15.0, 1.0));
+    let result = play("Monday jump: normal within 1 s in the first 15 s", &sources, 64, jump + 15.0, |world| {
+        world.within(0, jump, jump + 15.0, 1.0)
+    });
     assert_bar("Monday jump", result, 1.0);
 }
 
@@ -80,7 +83,8 @@ fn monday_begins_on_a_sick_app() {
 fn large_documents_that_nobody_has_seen_do_not_stop_the_known_ones() {
     let unseen = Source { fresh: 1.0, ..large(Arrivals::Rate(vec![(0.0, 0.0), (CALM, 5.0)]), 0.0) };
     let sources = [normal(rate(150.0)), large(rate(2.0), NEVER), unseen];
-    let result = play("large documents nobody has seen: normal within 1 s", &sources, 64, CALM + 120.0, |world| world.within(0, CALM, NEVER, 1.0));
+    let result =
+        play("large documents nobody has seen: normal within 1 s", &sources, 64, CALM + 120.0, |world| world.within(0, CALM, NEVER, 1.0));
     assert_bar("unseen", result, 0.95);
 }
 
@@ -120,13 +124,28 @@ fn everybody_coming_back_at_once_is_served_in_time() {
 
 #[test]
 fn a_heavy_client_costs_light_ones_little() {
-    let heavy = Source { arrivals: Arrivals::Loop { parallel: 100, pause: 0.0 }, clients: 1, work: vec![(0.0, 1.0, 1.0)], documents: 100, ..normal(rate(1.0)) };
-    let light = Source { arrivals: Arrivals::Loop { parallel: 1, pause: 0.2 }, clients: 40, work: vec![(0.0, 0.02, 0.02)], documents: 40, fresh: 0.0, ..normal(rate(1.0)) };
+    let heavy = Source {
+        arrivals: Arrivals::Loop { parallel: 100, pause: 0.0 },
+        clients: 1,
+        work: vec![(0.0, 1.0, 1.0)],
+        documents: 100,
+        ..normal(rate(1.0))
+    };
+    let light = Source {
+        arrivals: Arrivals::Loop { parallel: 1, pause: 0.2 },
+        clients: 40,
+        work: vec![(0.0, 0.02, 0.02)],
+        documents: 40,
+        fresh: 0.0,
+        ..normal(rate(1.0))
+    };
     let mut alone = World::new(std::slice::from_ref(&light), 64, true, 1);
     alone.run(60.0);
     let alone = alone.percentile(0, 0.0, NEVER, 0.99);
     let sources = [light, heavy];
-    let result = play("one heavy client beside 40 light ones: - light p99 / alone", &sources, 64, 60.0, |world| -world.percentile(0, 0.0, NEVER, 0.99) / alone);
+    let result = play("one heavy client beside 40 light ones: - light p99 / alone", &sources, 64, 60.0, |world| {
+        -world.percentile(0, 0.0, NEVER, 0.99) / alone
+    });
     assert_bar("heavy client", result, -2.0);
 }
 

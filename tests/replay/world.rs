@@ -332,7 +332,9 @@ impl<'a> World<'a> {
             return;
         }
         let (wish, started) = (attempt.wish, attempt.started);
-        if started.is_none() && let Some(ticket) = attempt.ticket.take() {
+        if started.is_none()
+            && let Some(ticket) = attempt.ticket.take()
+        {
             self.core.leave(ticket, false, self.now, &mut self.notices);
         }
         self.again(wish, None);
