@@ -77,8 +77,8 @@ impl Answer {
 }
 
 fn statuses(table: &Table<'_>) -> Vec<StatusCode> {
-    let Some(node) = table.node("statuses") else { return vec![StatusCode::OK] };
     const FORM: &str = "write a list such as [200, 304]; 1xx, 206, 401, 403 and 5xx are never stored";
+    let Some(node) = table.node("statuses") else { return vec![StatusCode::OK] };
     let Value::List(list) = &node.value else {
         table.mistakes.error(&node.at, format!("`{}` must be a list, not {}", table.name_of("statuses"), node.value.kind()), FORM);
         return Vec::new();

@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::{
-    file::{File, Placed, Route},
+    file::{File, Route, Scopes},
     scope::Template,
     selector::Selector,
 };
@@ -32,10 +32,10 @@ fn hidden(before: &[Route], route: &Route, mistakes: &Mistakes) {
     for first in before.iter().filter(|first| untested(first) && covers_paths(first, route)) {
         let takes = |method: &Method| first.methods.is_empty() || first.methods.contains(method);
         let all = first.methods.is_empty() || (!route.methods.is_empty() && route.methods.iter().all(takes));
-        let taken: Vec<&str> = route.methods.iter().filter(|method| takes(method) && !method.is_safe()).map(Method::as_str).collect();
+        let unsafe_ones: Vec<&str> = route.methods.iter().filter(|method| takes(method) && !method.is_safe()).map(Method::as_str).collect();
         let (poll, write) = (first.answer.is_some(), writes(route));
-        if poll && write && (all || !taken.is_empty()) {
-            let what = if all { "every request".to_owned() } else { taken.join(" and ") };
+        if poll && write && (all || !unsafe_ones.is_empty()) {
+            let what = if all { "every request".to_owned() } else { unsafe_ones.join(" and ") };
             mistakes.warning(
                 &route.at,
                 format!("the write route `{}` is hidden by the poll `{}`, which takes {what} of it", route.name, first.name),
@@ -104,7 +104,7 @@ fn credential_scopes(file: &File, route: &Route, mistakes: &Mistakes) {
 }
 
 fn unmet_scopes(file: &File, own: usize, mistakes: &Mistakes) {
-    let kinds = |pick: fn(&Route) -> &Option<Vec<Placed<Template<Selector>>>>| -> Vec<&str> {
+    let kinds = |pick: fn(&Route) -> &Option<Scopes>| -> Vec<&str> {
         file.routes.iter().filter_map(|route| pick(route).as_ref()).flatten().map(|scope| scope.value.kind()).collect()
     };
     let (read, written) = (kinds(|route| &route.reads), kinds(|route| &route.writes));

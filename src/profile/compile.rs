@@ -7,9 +7,8 @@ use siphasher::sip::SipHasher13;
 use super::{
     Profile, Route, check, example,
     facts::Probe,
-    file::{self, File, Placed},
+    file::{self, File, Placed, Scopes},
     json::Paths,
-    scope::Template,
     selector::Selector,
 };
 use crate::{
@@ -130,9 +129,8 @@ fn build_route(route: &file::Route, default: Class, paths: &mut Paths, classes: 
     let body = |selector: &Selector| selector.reads_body();
     let tests_body = route.when.iter().flatten().any(|test| body(&test.value.0));
     let scopes_body = route.reads.iter().chain(&route.writes).flatten().any(|scope| scope.value.selectors().any(body));
-    let mut prepare = |scopes: &Option<Vec<Placed<Template<Selector>>>>| {
-        scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.prepare(paths)).collect())
-    };
+    let mut prepare =
+        |scopes: &Option<Scopes>| scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.prepare(paths)).collect());
     let reads = prepare(&route.reads);
     let writes = prepare(&route.writes);
     let when =
@@ -181,9 +179,8 @@ fn meaning(file: &File) -> u64 {
     add(values(&file.credential));
     add(format!("{:?} {:?} {:?} {:?}", file.prefix, file.denied, file.anonymous, file.ignore_headers));
     for route in &file.routes {
-        let scopes = |scopes: &Option<Vec<Placed<Template<Selector>>>>| {
-            scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.to_string()).collect::<Vec<_>>())
-        };
+        let scopes =
+            |scopes: &Option<Scopes>| scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.to_string()).collect::<Vec<_>>());
         let tests: Vec<Vec<_>> = route.when.iter().map(|tests| tests.iter().map(|test| &test.value).collect()).collect();
         add(format!("{:?} {:?} {tests:?} {:?} {:?}", route.methods, route.paths, route.body_over, route.stream));
         add(format!("{:?} {:?} {:?}", scopes(&route.reads), scopes(&route.writes), route.answer));

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use http::{Request, Uri, request::Parts};
+use http::{Request, Uri, header::CONTENT_LENGTH, request::Parts};
 
 use super::{
     BodySeen, Profile, RouteId,
@@ -29,8 +29,7 @@ pub fn run(profile: &Profile, file: &File, own: usize, own_examples: usize, clas
     let mut shown_credentials = vec![false; profile.credential.len()];
     for (index, example) in file.examples.iter().enumerate() {
         let Some(head) = head(example, mistakes) else { continue };
-        let body =
-            if example.body.len() > DECODED_MAX { BodySeen::Prefix(&example.body[..DECODED_MAX]) } else { BodySeen::Whole(&example.body) };
+        let body = seen(example);
         let reading = profile.read(&head, body, PEER);
         if let Some(shown) = shown_routes.get_mut(usize::from(reading.route.0)) {
             *shown = true;
@@ -50,6 +49,17 @@ pub fn run(profile: &Profile, file: &File, own: usize, own_examples: usize, clas
     for (credential, _) in file.credential.iter().flatten().zip(shown_credentials).filter(|(_, shown)| !shown) {
         let what = format!("no example shows the credential {}", credential.value);
         mistakes.warning(&credential.at, what, "write an [[example]] that holds it: a credential that is not found stands in no question");
+    }
+}
+
+/// The body of an example as a request's would be seen: its beginning, if it is long or if `content-length` says that there is more.
+fn seen(example: &Example) -> BodySeen<'_> {
+    let said = example.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let body = &example.body[..example.body.len().min(DECODED_MAX)];
+    if body.len() < example.body.len() || said.is_some_and(|length| length > body.len()) {
+        BodySeen::Prefix(body)
+    } else {
+        BodySeen::Whole(body)
     }
 }
 

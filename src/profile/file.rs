@@ -26,6 +26,9 @@ pub struct Placed<T> {
     pub at: At,
 }
 
+/// Scopes as written.
+pub type Scopes = Vec<Placed<Template<Selector>>>;
+
 /// A response of ours as written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
@@ -94,9 +97,9 @@ pub struct Route {
     /// `stream`
     pub stream: Option<StreamKind>,
     /// `reads`
-    pub reads: Option<Vec<Placed<Template<Selector>>>>,
+    pub reads: Option<Scopes>,
     /// `writes`
-    pub writes: Option<Vec<Placed<Template<Selector>>>>,
+    pub writes: Option<Scopes>,
     /// `answer`
     pub answer: Option<Answer>,
 }
@@ -104,8 +107,6 @@ pub struct Route {
 /// One `[[example]]`.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// Where it stands.
-    pub at: At,
     /// `request`: the method and the target.
     pub request: Placed<String>,
     /// `headers`
@@ -155,7 +156,7 @@ impl File {
             mistakes.error(table.key_at("name"), "a profile needs a name", "write name = \"myservice\"");
         }
         for route in table.tables("route") {
-            file.routes.extend(read_route(&route));
+            file.routes.push(read_route(&route));
         }
         for example in table.tables("example") {
             file.examples.extend(read_example(&example, source));
@@ -278,7 +279,7 @@ fn word_of(item: &Node, mistakes: &Mistakes) -> Option<String> {
         Value::Integer(number) if number.unsigned_abs() < 1 << 53 => return Some(number.to_string()),
         Value::Flag(flag) => return Some(flag.to_string()),
         Value::Text(_) => {
-            mistakes.error(&item.at, "no value with control characters or more than 1 KiB is ever equal to anything", "shorten it")
+            mistakes.error(&item.at, "no value with control characters or more than 1 KiB is ever equal to anything", "shorten it");
         }
         other => mistakes.error(
             &item.at,
@@ -289,7 +290,7 @@ fn word_of(item: &Node, mistakes: &Mistakes) -> Option<String> {
     None
 }
 
-fn read_route(table: &Table<'_>) -> Option<Route> {
+fn read_route(table: &Table<'_>) -> Route {
     let mistakes = table.mistakes;
     let name = table.text("name").map(str::to_owned);
     if name.is_none() {
@@ -322,7 +323,7 @@ fn read_route(table: &Table<'_>) -> Option<Route> {
     table.finish();
     check_effects(&route, table);
     check_captures(&route, mistakes);
-    Some(route)
+    route
 }
 
 fn check_effects(route: &Route, table: &Table<'_>) {
@@ -402,7 +403,7 @@ fn when(table: &Table<'_>) -> Vec<Vec<Placed<(Selector, Test)>>> {
     tables
 }
 
-fn templates(table: &Table<'_>, key: &str, reply: bool) -> Option<Vec<Placed<Template<Selector>>>> {
+fn templates(table: &Table<'_>, key: &str, reply: bool) -> Option<Scopes> {
     let mut templates = Vec::new();
     for (text, at) in table.texts(key)? {
         match Template::parse(text) {
@@ -478,7 +479,7 @@ fn read_example(table: &Table<'_>, source: &Source) -> Option<Example> {
         table.mistakes.error(table.at, "an example needs a request", "write request = \"GET /path\"");
     }
     let mut headers = HeaderMap::new();
-    for (name, node) in table.table("headers").iter().flat_map(|headers| headers.entries()) {
+    for (name, node) in table.table("headers").iter().flat_map(Table::entries) {
         let value = if let Value::Text(text) = &node.value { HeaderValue::try_from(text.as_str()).ok() } else { None };
         match (HeaderName::try_from(name.name.as_str()), value) {
             (Ok(name), Some(value)) => {
@@ -510,7 +511,6 @@ fn read_example(table: &Table<'_>, source: &Source) -> Option<Example> {
         Some(Placed { value, at: expect.node(key)?.at.clone() })
     };
     let example = Example {
-        at: table.at.clone(),
         request: request?,
         headers,
         body,

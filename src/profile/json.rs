@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use smallvec::SmallVec;
 
 use super::{
-    selector::{JsonPath, Step},
+    selector::{JsonPath, JsonStep},
     truth::{Found, Value},
 };
 
@@ -43,28 +43,28 @@ struct Node {
 }
 
 impl Node {
-    fn insert(&mut self, steps: &[Step], slot: usize) {
+    fn insert(&mut self, steps: &[JsonStep], slot: usize) {
         self.below.push(slot);
         let Some((step, rest)) = steps.split_first() else {
             self.ends.push(slot);
             return;
         };
         match step {
-            Step::Keys => self.names.push(slot),
-            Step::Key(key) => {
+            JsonStep::Keys => self.names.push(slot),
+            JsonStep::Key(key) => {
                 let index = self.keys.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
                     self.keys.push((key.clone(), Self::default()));
                     self.keys.len() - 1
                 });
                 self.keys[index].1.insert(rest, slot);
             }
-            Step::Each => {
+            JsonStep::Each => {
                 self.each.get_or_insert_default().insert(rest, slot);
                 for (_, node) in &mut self.indices {
                     node.insert(rest, slot);
                 }
             }
-            Step::Index(wanted) => {
+            JsonStep::Index(wanted) => {
                 let index = self.indices.iter().position(|(known, _)| known == wanted).unwrap_or_else(|| {
                     self.indices.push((*wanted, self.each.as_deref().cloned().unwrap_or_default()));
                     self.indices.len() - 1
@@ -181,9 +181,8 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_, 'de> {
 }
 
 impl<'de> Walk<'_, '_, 'de> {
-    fn scalar<E>(self, value: &Value<'de>) -> Result<(), E> {
+    fn scalar(self, value: &Value<'de>) {
         self.gathered.push(&self.node.ends, value);
-        Ok(())
     }
 }
 
@@ -195,39 +194,46 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.scalar(&Value::Null)
+        self.scalar(&Value::Null);
+        Ok(())
     }
 
     fn visit_bool<E: Error>(self, flag: bool) -> Result<(), E> {
-        self.scalar(&Value::Flag(flag))
+        self.scalar(&Value::Flag(flag));
+        Ok(())
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
         #[expect(clippy::cast_precision_loss, reason = "a number beyond 2^53 has no exact value anyway")]
         let value = if number.unsigned_abs() <= INTEGER_MAX { Value::Integer(number) } else { Value::Number(number as f64) };
-        self.scalar(&value)
+        self.scalar(&value);
+        Ok(())
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
         #[expect(clippy::cast_precision_loss, reason = "a number beyond 2^53 has no exact value anyway")]
         let beyond = Value::Number(number as f64);
         let value = i64::try_from(number).ok().filter(|_| number <= INTEGER_MAX).map_or(beyond, Value::Integer);
-        self.scalar(&value)
+        self.scalar(&value);
+        Ok(())
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
-        self.scalar(&Value::Number(number))
+        self.scalar(&Value::Number(number));
+        Ok(())
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
-        self.scalar(&Value::from_text(Cow::Borrowed(text)))
+        self.scalar(&Value::from_text(Cow::Borrowed(text)));
+        Ok(())
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         if self.node.ends.is_empty() {
             return Ok(());
         }
-        self.scalar(&Value::from_text(Cow::Owned(text.to_owned())))
+        self.scalar(&Value::from_text(Cow::Owned(text.to_owned())));
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
@@ -344,5 +350,250 @@ impl<'de> Visitor<'de> for KeyOf<'_, '_, 'de> {
             self.gathered.push(&self.node.names, &Value::from_text(Cow::Owned(key.to_owned())));
         }
         Ok(self.judge(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::truth::{Test, Truth};
+
+    fn found<'a>(path: &str, text: &'a str, whole: bool) -> Found<'a> {
+        let mut paths = Paths::default();
+        let slot = paths.slot(&JsonPath::parse(path).expect("a path"));
+        paths.gather(text.as_bytes(), whole).found(slot).clone()
+    }
+
+    fn texts(path: &str, text: &str) -> Vec<String> {
+        let found = found(path, text, true);
+        assert!(!found.open, "{path} {text}");
+        found.values.iter().map(|value| value.text().map_or_else(|| format!("{value:?}"), Cow::into_owned)).collect()
+    }
+
+    #[test]
+    fn every_form_of_path_finds_its_values() {
+        let text = r#"{"a":{"b":[{"c":1},{"c":"x"},{"d":null}]},"e":[true,[]],"f":{"k1":1,"k\u0032":2}}"#;
+        assert_eq!(texts("a.b[*].c", text), ["1", "x"]);
+        assert!(found("a.b[*].c", text, true).gap);
+        assert_eq!(texts("a.b[1].c", text), ["x"]);
+        assert_eq!(texts("e[0]", text), ["true"]);
+        assert_eq!(texts("e[1]", text), ["Container { empty: true }"]);
+        assert_eq!(texts("a.b[2].d", text), ["Null"]);
+        assert_eq!(texts("f~keys", text), ["k1", "k2"]);
+        assert_eq!(texts("a.c", text), Vec::<String>::new());
+        assert_eq!(texts("[*].id", r#"[{"id":1},{"id":2}]"#), ["1", "2"]);
+        assert_eq!(texts("[1]", "[1,2,3]"), ["2"]);
+    }
+
+    #[test]
+    fn an_array_is_no_object_and_an_object_no_array() {
+        assert_eq!(texts("a", r#"["a",1]"#), Vec::<String>::new());
+        assert_eq!(texts("[*]", r#"{"a":1}"#), Vec::<String>::new());
+        assert_eq!(texts("a.b", r#"{"a":"b"}"#), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_index_and_every_element_are_found_side_by_side() {
+        let mut paths = Paths::default();
+        let slots: Vec<usize> =
+            ["a[1].x", "a[*].x", "a[*].y", "a[1]"].iter().map(|path| paths.slot(&JsonPath::parse(path).expect("a path"))).collect();
+        let gathered = paths.gather(br#"{"a":[{"x":1,"y":1},{"x":2,"y":2},{"x":3,"y":3}]}"#, true);
+        let counts: Vec<usize> = slots.iter().map(|slot| gathered.found(*slot).values.len()).collect();
+        assert_eq!(counts, [1, 3, 3, 1]);
+    }
+
+    /// Bodies that readers of JSON take differently, or that only some of them take at all.
+    #[test]
+    fn hostile_bodies_are_unread() {
+        let deep = "[".repeat(60_000);
+        let deep_closed = format!(r#"{{"x":{}{},"a":1,"a":2}}"#, "[".repeat(20_000), "]".repeat(20_000));
+        for text in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":1,"\u0061":2}"#,
+            r#"{"a":1,"A":2}"#,
+            r#"{"A":2}"#,
+            r#"{"a":1}x"#,
+            r#"{"a":1}{"a":2}"#,
+            r#"{"a":1},"#,
+            r#"{"a":1"#,
+            r#"{"a":1,}"#,
+            "{a:1}",
+            "{'a':1}",
+            r#"{"a":NaN}"#,
+            r#"{"a":Infinity}"#,
+            r#"{"a":01}"#,
+            r#"{"a":+1}"#,
+            r#"{"a":.5}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":0x10}"#,
+            r#"{"a":1e}"#,
+            r#"{"a":1 /* c */}"#,
+            "{\"a\":1} // c",
+            "\u{feff}{\"a\":1}",
+            "{\"a\":\"x\ny\"}",
+            "{\"a\":\"x\0y\"}",
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":"\udc00\ud800"}"#,
+            r#"{"a":"\x41"}"#,
+            r#"{"a":tru}"#,
+            r#"{"a":undefined}"#,
+            " ",
+            "a",
+            "{",
+            deep.as_str(),
+            deep_closed.as_str(),
+            r#"{"a":1e999}"#,
+        ] {
+            let found = found("a", text, true);
+            assert!(found.open && found.values.is_empty(), "{} {found:?}", &text[..text.len().min(40)]);
+        }
+        let mut paths = Paths::default();
+        let slot = paths.slot(&JsonPath::parse("a").expect("a path"));
+        for bytes in [&b"{\"a\":\"\xff\"}"[..], b"{\"a\xff\":1}", b"\xff\xfe{\0", b"\x1f\x8b\x08"] {
+            assert!(paths.gather(bytes, true).found(slot).open);
+        }
+    }
+
+    #[test]
+    fn numbers_that_readers_round_differently_have_no_text() {
+        assert_eq!(texts("a", r#"{"a":9007199254740991}"#), ["9007199254740991"]);
+        assert_eq!(texts("a", r#"{"a":-9007199254740991}"#), ["-9007199254740991"]);
+        for number in ["9007199254740992", "9007199254740993", "-9007199254740993", "1.0", "1e2", "-0", "18446744073709551616", "0.1"] {
+            let text = format!(r#"{{"a":{number}}}"#);
+            let found = found("a", &text, true);
+            assert!(found.values.len() == 1 && found.values[0].text().is_none(), "{number} {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_duplicate_elsewhere_does_no_harm() {
+        assert_eq!(texts("a", r#"{"x":1,"x":2,"a":"v","y":{"a":1,"a":2}}"#), ["v"]);
+    }
+
+    #[test]
+    fn in_a_prefix_only_what_stands_whole_is_found() {
+        let truth = |path: &str, test: &Test, text: &str| test.holds(&found(path, text, false));
+        let (empty, present) = (Test::Empty, Test::Present);
+        let twelve = Test::AnyOf(vec!["12".to_owned()]);
+        assert_eq!(truth("a", &twelve, r#"{"a":12"#), Truth::Unknown, "it may go on as 123");
+        assert_eq!(truth("a", &twelve, r#"{"a":12,"#), Truth::Yes);
+        assert_eq!(truth("a", &twelve, r#"{"a":"12"#), Truth::Unknown);
+        assert_eq!(truth("a", &empty, r#"{"a":["#), Truth::Unknown);
+        assert_eq!(truth("a", &empty, r#"{"a":[{"b":1"#), Truth::Unknown);
+        assert_eq!(truth("a", &empty, r#"{"a":[{"b":1}"#), Truth::No);
+        assert_eq!(truth("a", &empty, r#"{"a":[],"#), Truth::Unknown, "a second key may follow");
+        assert_eq!(truth("a[1]", &present, r#"{"a":[1,2,"#), Truth::Yes);
+        assert_eq!(truth("a[2]", &present, r#"{"a":[1,2,"#), Truth::Unknown);
+        assert_eq!(truth("a", &present, r#"{"a":1,"b":x"#), Truth::Unknown, "malformed");
+    }
+
+    #[test]
+    fn more_values_than_are_held_stay_open() {
+        let text = format!("{{\"a\":[{}1]}}", "1,".repeat(VALUES_MAX));
+        let found = found("a[*]", &text, true);
+        assert!(found.open && found.gap && found.values.len() == VALUES_MAX);
+    }
+
+    fn document(random: &mut fastrand::Rng, depth: usize, duplicates: bool) -> String {
+        match random.u8(0..if depth == 0 { 7 } else { 11 }) {
+            0 => "null".to_owned(),
+            1 => random.bool().to_string(),
+            2 => random.i64(-20..200).to_string(),
+            3 => ["1.5", "1e2", "9007199254740993", "-0"][random.usize(0..4)].to_owned(),
+            4 => "\"\"".to_owned(),
+            5 | 6 => ["\"a\"", "\"x y\"", "\"\\u0061\"", "\"\\n\"", "\"\u{e9}\"", "\"12\""][random.usize(0..6)].to_owned(),
+            7 | 8 => {
+                let items: Vec<String> = (0..random.usize(0..4)).map(|_| document(random, depth - 1, duplicates)).collect();
+                format!("[{}]", items.join([",", " , "][random.usize(0..2)]))
+            }
+            _ => {
+                let mut keys = vec!["a", "b", "c", "\\u0064"];
+                random.shuffle(&mut keys);
+                let mut fields = Vec::new();
+                for _ in 0..random.usize(0..4) {
+                    let key = if duplicates { keys[random.usize(0..4)] } else { keys.pop().unwrap_or("e") };
+                    fields.push(format!("\"{key}\":{}", document(random, depth - 1, duplicates)));
+                }
+                format!("{{{}}}", fields.join(","))
+            }
+        }
+    }
+
+    /// The same by a built document: every value that the steps lead to.
+    fn oracle<'v>(value: &'v serde_json::Value, steps: &[JsonStep], list: &mut Vec<serde_json::Value>) {
+        let Some((step, rest)) = steps.split_first() else {
+            list.push(value.clone());
+            return;
+        };
+        let children: Vec<&'v serde_json::Value> = match step {
+            JsonStep::Key(key) => value.as_object().and_then(|object| object.get(key)).into_iter().collect(),
+            JsonStep::Each => value.as_array().into_iter().flatten().collect(),
+            JsonStep::Index(index) => value.as_array().and_then(|array| array.get(*index)).into_iter().collect(),
+            JsonStep::Keys => {
+                list.extend(value.as_object().into_iter().flat_map(|object| object.keys().map(|key| key.clone().into())));
+                return;
+            }
+        };
+        for child in children {
+            oracle(child, rest, list);
+        }
+    }
+
+    fn same(value: &Value<'_>, oracle: &serde_json::Value) -> bool {
+        match (value, oracle) {
+            (Value::Null, serde_json::Value::Null) => true,
+            (Value::Flag(flag), serde_json::Value::Bool(expected)) => flag == expected,
+            (Value::Integer(number), serde_json::Value::Number(expected)) => Some(*number) == expected.as_i64(),
+            (Value::Number(number), serde_json::Value::Number(expected)) => Some(*number) == expected.as_f64(),
+            (Value::Text(text), serde_json::Value::String(expected)) => text == expected,
+            (Value::Opaque, serde_json::Value::String(expected)) => expected.contains('\n'),
+            (Value::Container { empty }, serde_json::Value::Array(expected)) => *empty == expected.is_empty(),
+            (Value::Container { empty }, serde_json::Value::Object(expected)) => *empty == expected.is_empty(),
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn random_documents_are_read_as_serde_json_reads_them_and_a_prefix_never_contradicts_the_whole() {
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+        let mut random = fastrand::Rng::with_seed(seed);
+        let wanted = ["a", "a.b", "a[*]", "a[*].b", "a[1]", "b[*][*]", "c~keys", "[*].a", "[0]", "d", "a[*].b.c", "a[1].b"];
+        let mut paths = Paths::default();
+        let parsed: Vec<JsonPath> = wanted.iter().map(|path| JsonPath::parse(path).expect("a path")).collect();
+        let slots: Vec<usize> = parsed.iter().map(|path| paths.slot(path)).collect();
+        let tests =
+            [Test::Present, Test::Empty, Test::AnyOf(vec!["a".to_owned(), "12".to_owned()]), Test::Glob("*1*".to_owned()), Test::Over(9.0)];
+        for _ in 0..25_000 {
+            let duplicates = random.u8(0..4) == 0;
+            let text = document(&mut random, 4, duplicates);
+            let whole = paths.gather(text.as_bytes(), true);
+            if !duplicates {
+                let value: serde_json::Value = serde_json::from_str(&text).expect("valid");
+                for (path, slot) in parsed.iter().zip(&slots) {
+                    let mut list = Vec::new();
+                    oracle(&value, &path.0, &mut list);
+                    let mut found = whole.found(*slot).values.to_vec();
+                    if path.0.contains(&JsonStep::Keys) {
+                        found.sort_by_key(|value| value.text().map(Cow::into_owned));
+                    }
+                    let equal = found.len() == list.len() && found.iter().zip(&list).all(|(value, oracle)| same(value, oracle));
+                    assert!(equal && !whole.found(*slot).open, "seed {seed}: {path} in {text}: {found:?}, not {list:?}");
+                }
+            }
+            for _ in 0..20 {
+                let end = random.usize(0..=text.len());
+                let prefix = paths.gather(&text.as_bytes()[..end], false);
+                for slot in &slots {
+                    for test in &tests {
+                        let (early, late) = (test.holds(prefix.found(*slot)), test.holds(whole.found(*slot)));
+                        assert!(
+                            early == Truth::Unknown || late == Truth::Unknown || early == late,
+                            "seed {seed}: {test} of {} is {early:?} in {end} bytes of {text}, {late:?} in all",
+                            wanted[*slot]
+                        );
+                    }
+                }
+            }
+        }
     }
 }

@@ -42,8 +42,6 @@ use self::{
     json::Paths,
     path::{Captures, Pattern},
     scope::Template,
-    selector::Selector,
-    truth::{Test, Truth},
 };
 use crate::{
     model::{Class, Classes, Effect, Refusal, Scope},
@@ -53,6 +51,8 @@ use crate::{
 pub use self::{
     answer::{Answer, AnswerMode, Now},
     explain::{Explanation, Step},
+    selector::{JsonPath, JsonStep, Selector},
+    truth::{Found, Test, Truth, Value},
 };
 
 /// The most scopes that a request may write; with more it writes everything.
@@ -406,6 +406,12 @@ impl Profile {
         self.routes.get(usize::from(route.0))?.answer.as_ref()
     }
 
+    /// Replies that refuse a credential, beside 401 and 403: any of these tests holds.
+    #[must_use]
+    pub fn denied(&self) -> &[(Selector, Test)] {
+        &self.denied
+    }
+
     /// The classes that its routes use, for the check that a `[class.X]` of a new name is used.
     #[must_use]
     pub fn classes_used(&self) -> Vec<Class> {
@@ -503,3 +509,6 @@ pub fn shipped(name: &str) -> Option<&'static str> {
 
 /// The names of the shipped profiles.
 pub const SHIPPED: [&str; 5] = ["dynalist", "couchdb", "kinto", "caldav", "generic"];
+
+#[cfg(test)]
+mod tests;

@@ -262,3 +262,162 @@ impl fmt::Display for Pattern {
         formatter.write_str(&self.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(path: &str) -> Option<String> {
+        Target::parse(path, &[]).map(|target| target.text())
+    }
+
+    fn captures(pattern: &str, path: &str) -> Option<Vec<String>> {
+        let pattern = Pattern::parse(pattern).expect(pattern);
+        let target = Target::parse(path, &[])?;
+        pattern
+            .matches(target.segments())
+            .then(|| pattern.captures(target.segments()).into_iter().map(|(name, text)| format!("{name}={text}")).collect())
+    }
+
+    #[test]
+    fn segments_are_decoded_once() {
+        assert_eq!(target("/a%20b/%2541"), Some("/a b/%41".to_owned()));
+        assert_eq!(target("/"), Some("/".to_owned()));
+        assert_eq!(target("/a/"), Some("/a/".to_owned()));
+    }
+
+    #[test]
+    fn a_path_that_readers_take_differently_has_no_target() {
+        for path in ["/a%2Fb", "/a%2fb", "/a//b", "//a", "/.", "/a/../b", "/a/%2e%2E/b", "/%", "/%4", "/%zz", "/%ff", "*", "", "a"] {
+            assert_eq!(target(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn names_match_one_segment_and_a_starred_name_any_number() {
+        assert_eq!(captures("/{db}", "/x"), Some(vec!["db=x".to_owned()]));
+        assert_eq!(captures("/{db}", "/x/"), None);
+        assert_eq!(captures("/{db}/", "/x/"), Some(vec!["db=x".to_owned()]));
+        assert_eq!(captures("/{db}", "/"), None);
+        assert_eq!(captures("/_{name}", "/_all"), Some(vec!["name=all".to_owned()]));
+        assert_eq!(captures("/_{name}", "/_"), None);
+        assert_eq!(captures("/a/{rest*}", "/a"), Some(vec!["rest=".to_owned()]));
+        assert_eq!(captures("/a/{rest*}", "/a/b/c"), Some(vec!["rest=b/c".to_owned()]));
+        assert_eq!(captures("/{rest*}/z", "/a/b/z"), Some(vec!["rest=a/b".to_owned()]));
+        assert_eq!(captures("/{rest*}/z", "/a/b"), None);
+        assert_eq!(captures("/A", "/a"), None);
+    }
+
+    #[test]
+    fn a_prefix_is_taken_off_whole_segments_only() {
+        let prefix = ["couch".to_owned()];
+        assert_eq!(Target::parse("/couch/db", &prefix).map(|target| target.text()), Some("/db".to_owned()));
+        assert_eq!(Target::parse("/%63ouch/db", &prefix).map(|target| target.text()), Some("/db".to_owned()));
+        assert_eq!(Target::parse("/couchdb/x", &prefix), None);
+    }
+
+    #[test]
+    fn a_pattern_that_could_never_match_is_refused() {
+        for text in ["", "a", "/a//b", "/{a}/{a}", "/{a*}/{b*}", "/x{a*}", "/{}", "/{a", "/a}", "/a%20", "/..", "/a{b}c", "/a?b", "/a*"] {
+            assert!(Pattern::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_tree_does_not_depend_on_how_it_is_spelt() {
+        for path in ["/a/b", "/a/b/", "//a//b//", "/%61/b", "a/b"] {
+            assert_eq!(normalise(path), Some("/a/b".to_owned()), "{path}");
+        }
+        assert_eq!(normalise(""), Some("/".to_owned()));
+        for path in ["/a/../b", "/./a", "/%2e/a", "/a%2fb", "/a%0ab", "/%x"] {
+            assert_eq!(normalise(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_path_of_a_url_counts() {
+        for (url, path) in [
+            ("https://h:1/a/b?x#y", "/a/b"),
+            ("/a?x", "/a"),
+            ("/a#x", "/a"),
+            ("//h/a", "/a"),
+            ("http://h", "/"),
+            ("http://h?x=/y", "/"),
+            ("/a://b/c", "/a://b/c"),
+            ("", ""),
+        ] {
+            assert_eq!(of_url(url), path, "{url}");
+        }
+    }
+
+    /// The pattern's text against the path's, segment by segment, trying every length for a starred name.
+    fn naive(pattern: &[&str], path: &[String]) -> bool {
+        let Some((first, rest)) = pattern.split_first() else { return path.is_empty() };
+        if first.ends_with("*}") {
+            return (0..=path.len()).any(|length| naive(rest, &path[length..]));
+        }
+        let Some((segment, others)) = path.split_first() else { return false };
+        let fits = match first.split_once('{') {
+            None => first == segment,
+            Some((start, _)) => segment.strip_prefix(start).is_some_and(|name| !name.is_empty()),
+        };
+        fits && naive(rest, others)
+    }
+
+    fn naive_decode(segment: &str) -> Option<String> {
+        let (mut bytes, mut rest) = (Vec::new(), segment.as_bytes());
+        while let Some((first, others)) = rest.split_first() {
+            rest = others;
+            if *first == b'%' {
+                let hex = std::str::from_utf8(rest.get(..2)?).ok()?;
+                bytes.push(u8::from_str_radix(hex, 16).ok().filter(|_| !hex.starts_with('+'))?);
+                rest = &rest[2..];
+            } else {
+                bytes.push(*first);
+            }
+        }
+        let text = String::from_utf8(bytes).ok()?;
+        (text != "." && text != ".." && !text.contains('/')).then_some(text)
+    }
+
+    #[test]
+    fn random_patterns_match_as_a_naive_matcher_says_and_cover_only_what_they_match() {
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+        let mut random = fastrand::Rng::with_seed(seed);
+        let pieces = ["a", "b", "_x", "{m}", "_{n}", "a{o}", "{p}", "{rest*}", ""];
+        let segments = ["a", "b", "_x", "_", "ab", "%61", "%5fx", "", "c", "c", ".", "%2E", "a%2Fb", "%zz", "%", "%C3%A9", "%ff", "..."];
+        let mut steps = 0;
+        while steps < 700_000 {
+            let patterns: Vec<(Vec<&str>, Pattern)> = (0..6)
+                .filter_map(|_| {
+                    let list: Vec<&str> = (0..random.usize(1..5)).map(|_| pieces[random.usize(..pieces.len())]).collect();
+                    let pattern = Pattern::parse(&format!("/{}", list.join("/"))).ok()?;
+                    Some((list, pattern))
+                })
+                .collect();
+            for _ in 0..8 {
+                let list: Vec<&str> = (0..random.usize(1..5)).map(|_| segments[random.usize(..segments.len())]).collect();
+                let path = format!("/{}", list.join("/"));
+                let inner_empty = list[..list.len() - 1].contains(&"");
+                let decoded: Option<Vec<String>> =
+                    if inner_empty { None } else { list.iter().map(|segment| naive_decode(segment)).collect() };
+                let target = Target::parse(&path, &[]);
+                assert_eq!(target.is_some(), decoded.is_some(), "seed {seed}: {path}");
+                let (Some(target), Some(decoded)) = (target, decoded) else {
+                    steps += 1;
+                    continue;
+                };
+                for (written, pattern) in &patterns {
+                    steps += 1;
+                    let matches = pattern.matches(target.segments());
+                    assert_eq!(matches, naive(written, &decoded), "seed {seed}: {pattern} on {path}");
+                    let _ = pattern.captures(target.segments());
+                    for (_, other) in &patterns {
+                        let wrong = other.covers(pattern) && matches && !other.matches(target.segments());
+                        assert!(!wrong, "seed {seed}: {other} does not cover {pattern}: {path}");
+                    }
+                }
+            }
+        }
+    }
+}

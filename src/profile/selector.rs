@@ -6,7 +6,7 @@ use http::HeaderName;
 
 /// A step of a path into JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum JsonStep {
     /// The value of this key.
     Key(String),
     /// Every element of an array.
@@ -19,7 +19,7 @@ pub enum Step {
 
 /// A path into JSON: `a.b[*].c`, `a[50]`, `a~keys`; `[*].a` where the document itself is an array.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct JsonPath(pub Vec<Step>);
+pub struct JsonPath(pub Vec<JsonStep>);
 
 /// The most steps of a path.
 const STEPS_MAX: usize = 16;
@@ -41,14 +41,14 @@ impl JsonPath {
                 return Err(format!("write at most {STEPS_MAX} steps"));
             }
             if rest == "~keys" {
-                steps.push(Step::Keys);
+                steps.push(JsonStep::Keys);
                 break;
             }
             if let Some(inner) = rest.strip_prefix('[') {
                 let (index, after) = inner.split_once(']').ok_or(FORM)?;
                 steps.push(match index {
-                    "*" => Step::Each,
-                    _ => Step::Index(index.parse().ok().filter(|index| *index <= INDEX_MAX).ok_or(FORM)?),
+                    "*" => JsonStep::Each,
+                    _ => JsonStep::Index(index.parse().ok().filter(|index| *index <= INDEX_MAX).ok_or(FORM)?),
                 });
                 rest = after;
                 continue;
@@ -60,7 +60,7 @@ impl JsonPath {
             if end == 0 {
                 return Err(FORM.to_owned());
             }
-            steps.push(Step::Key(rest[..end].to_owned()));
+            steps.push(JsonStep::Key(rest[..end].to_owned()));
             rest = &rest[end..];
         }
         if steps.is_empty() { Err(FORM.to_owned()) } else { Ok(Self(steps)) }
@@ -71,11 +71,11 @@ impl fmt::Display for JsonPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, step) in self.0.iter().enumerate() {
             match step {
-                Step::Key(key) if index == 0 => formatter.write_str(key)?,
-                Step::Key(key) => write!(formatter, ".{key}")?,
-                Step::Each => formatter.write_str("[*]")?,
-                Step::Index(index) => write!(formatter, "[{index}]")?,
-                Step::Keys => formatter.write_str("~keys")?,
+                JsonStep::Key(key) if index == 0 => formatter.write_str(key)?,
+                JsonStep::Key(key) => write!(formatter, ".{key}")?,
+                JsonStep::Each => formatter.write_str("[*]")?,
+                JsonStep::Index(index) => write!(formatter, "[{index}]")?,
+                JsonStep::Keys => formatter.write_str("~keys")?,
             }
         }
         Ok(())
