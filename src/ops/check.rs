@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::load::{self, Flags, Origin};
+use super::load::{self, Flags, Loaded, Origin};
 use crate::{
     config::{self, settings::ProfileChoice},
     written::{self, Mistakes, Severity, Source, Value},
@@ -24,8 +24,10 @@ pub struct Checked {
 #[must_use]
 pub fn check(file: &Path, set: &[String]) -> Checked {
     let flags = Flags { set: set.to_vec(), ..Flags::default() };
-    let origin = if is_profile(file) {
-        Origin::new(None, &Flags { profile: Some(as_path(file)), ..flags })
+    let profile_alone = is_profile(file);
+    let origin = if profile_alone {
+        // Where the app is does not matter, so nobody is to be warned that it is not said.
+        Origin::new(None, &Flags { profile: Some(as_path(file)), app: Some("127.0.0.1:3000".to_owned()), ..flags })
     } else {
         Origin::new(Some(file.to_owned()), &flags)
     };
@@ -35,19 +37,9 @@ pub fn check(file: &Path, set: &[String]) -> Checked {
     };
     match load::load(&origin, None) {
         Ok(loaded) => {
-            let profile = match &loaded.settings.profile {
-                ProfileChoice::Shipped(name) => format!("the shipped profile {name}"),
-                ProfileChoice::File(path) => format!("the profile {} in {}", loaded.profile.name, path.display()),
-            };
-            let routes = loaded.profile.routes();
-            let warnings = loaded.warnings.len();
-            let summary = format!(
-                "{} is sound: {profile}, {routes} {}{}.\n\n{}",
-                file.display(),
-                if routes == 1 { "route" } else { "routes" },
-                count(warnings, "warning"),
-                config::describe(&loaded.settings),
-            );
+            let summary = if profile_alone { String::new() } else { format!("\n{}", config::describe(&loaded.settings)) };
+            let warnings = count(loaded.warnings.len(), "warning");
+            let summary = format!("{} is sound: {}{warnings}.\n{summary}", file.display(), speaks(&loaded));
             Checked { complaints: written::render(&loaded.warnings), summary, sound: true }
         }
         Err(refused) => {
@@ -56,6 +48,15 @@ pub fn check(file: &Path, set: &[String]) -> Checked {
             let tail = format!("{} is not used{}{}.\n", file.display(), count(errors, "error"), count(warnings, "warning"));
             Checked { complaints: written::render(&refused.mistakes) + &tail, summary: String::new(), sound: false }
         }
+    }
+}
+
+fn speaks(loaded: &Loaded) -> String {
+    let routes = loaded.profile.routes();
+    let routes = format!("{routes} {}", if routes == 1 { "route" } else { "routes" });
+    match &loaded.settings.profile {
+        ProfileChoice::Shipped(name) => format!("the shipped profile {name}, {routes}"),
+        ProfileChoice::File(path) => format!("the profile {} in {}, {routes}", loaded.profile.name, path.display()),
     }
 }
 
@@ -72,7 +73,9 @@ fn is_profile(file: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(file) else { return false };
     let source = std::sync::Arc::new(Source { name: String::new(), text });
     match written::parse(&source, &Mistakes::default()).value {
-        Value::Table(fields) => fields.iter().any(|(key, _)| ["route", "extends", "example", "unmatched"].contains(&key.name.as_str())),
+        Value::Table(fields) => {
+            fields.iter().any(|(key, _)| ["name", "route", "extends", "example", "unmatched"].contains(&key.name.as_str()))
+        }
         _ => false,
     }
 }

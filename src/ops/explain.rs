@@ -10,8 +10,8 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 use super::load::Loaded;
 use crate::{
     config::settings::{ClassSettings, Rate},
-    model::{Mode, Scope},
-    profile::{BodySeen, Client, Reading},
+    model::Mode,
+    profile::{BodySeen, Client, Explanation, Reading},
     units::{show_bytes, show_duration},
 };
 
@@ -38,11 +38,25 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Result<String, String> {
     let head = head(question)?;
     let (body, seen) = seen(loaded, &head, &question.body);
     let peer = question.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let reading = loaded.profile.read(&head, body, peer);
-    let mut text = what_it_is(loaded, &reading, seen);
+    let explanation = loaded.profile.explain(&head, body, peer);
+    let mut text = routes(&explanation);
+    text.push_str(&what_it_is(loaded, &explanation, seen));
     text.push('\n');
-    text.push_str(&rules(loaded, &reading));
+    text.push_str(&rules(loaded, &explanation.reading));
     Ok(text)
+}
+
+/// The routes that were asked, with every test and how it came out.
+fn routes(explanation: &Explanation) -> String {
+    let mut rows = Vec::new();
+    for step in &explanation.steps {
+        rows.push((format!("{}:", step.route), step.holds.to_owned()));
+        rows.extend(step.tests.iter().map(|(test, holds)| (format!("  {test}"), (*holds).to_owned())));
+    }
+    if rows.is_empty() {
+        return "no route has this method and path\n\n".to_owned();
+    }
+    format!("routes of this method and path, up to the first that holds or may hold:\n{}\n", table(&rows))
 }
 
 fn head(question: &Question) -> Result<Parts, String> {
@@ -76,35 +90,35 @@ fn seen<'a>(loaded: &Loaded, head: &Parts, body: &'a [u8]) -> (BodySeen<'a>, Str
     }
 }
 
-fn what_it_is(loaded: &Loaded, reading: &Reading, body: String) -> String {
+fn what_it_is(loaded: &Loaded, explanation: &Explanation, body: String) -> String {
     let classes = &loaded.settings.classes;
+    let reading = &explanation.reading;
     let client = match &reading.client {
-        Client::Named { secret: true, .. } => "found in its credential (only ever shown hashed)".to_owned(),
-        Client::Named { name, .. } => name.clone(),
+        Client::Named { secret: true, .. } => "its credential (only ever shown hashed)".to_owned(),
+        Client::Named { .. } => explanation.client.clone(),
         Client::Address(address) => format!("{address} (its address: neither client nor credential was found)"),
     };
+    let unknown = if reading.unknown { "yes: something could not be read, so it writes everything" } else { "no" };
     let rows = [
         ("profile", loaded.profile.name.clone()),
-        ("route", loaded.profile.route_name(reading.route).to_owned()),
+        ("route", explanation.route.clone()),
         ("body read", body),
         ("client", client),
-        ("reads", scopes(&reading.reads)),
-        ("writes", scopes(&reading.writes)),
-        ("effect", reading.effect.label().to_owned()),
-        ("unknown", if reading.unknown { "yes: something could not be read, so it writes everything" } else { "no" }.to_owned()),
-        ("stream", reading.stream.map_or_else(|| "no".to_owned(), |kind| format!("{kind:?}").to_lowercase())),
+        ("reads", scopes(&explanation.reads)),
+        ("writes", scopes(&explanation.writes)),
+        ("effect", explanation.effect.to_owned()),
+        ("answer", explanation.answer.clone().unwrap_or_else(|| "never stored".to_owned())),
+        ("unknown", unknown.to_owned()),
+        ("stream", explanation.stream.unwrap_or("no").to_owned()),
         ("class", classes.name(reading.class).to_owned()),
         ("long", format!("{} (if one of its documents is dear, or it outlives long_after)", classes.name(reading.long))),
-        ("dear", "known only to a running tidegate: /state".to_owned()),
+        ("dear", "known only to a running tidegate: see its /state".to_owned()),
     ];
     table(&rows)
 }
 
-fn scopes(scopes: &[Scope]) -> String {
-    if scopes.is_empty() {
-        return "nothing".to_owned();
-    }
-    scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join("  ")
+fn scopes(scopes: &[String]) -> String {
+    if scopes.is_empty() { "nothing".to_owned() } else { scopes.join("  ") }
 }
 
 fn rules(loaded: &Loaded, reading: &Reading) -> String {
@@ -160,11 +174,11 @@ fn predicted(class: &ClassSettings, gate: Mode) -> String {
     }
 }
 
-fn table(rows: &[(&str, String)]) -> String {
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+fn table<N: AsRef<str>>(rows: &[(N, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
     rows.iter().fold(String::new(), |mut text, (name, value)| {
         // Writing into a string cannot fail.
-        let _ = writeln!(text, "{name:width$}  {value}");
+        let _ = writeln!(text, "{:width$}  {value}", name.as_ref());
         text
     })
 }

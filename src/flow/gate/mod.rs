@@ -5,7 +5,7 @@
 //! a class; none of them knows a clock. `shell` puts them behind a lock and lets requests wait.
 
 pub mod buckets;
-mod core;
+pub mod core;
 mod queue;
 mod schedule;
 mod shell;

@@ -22,7 +22,7 @@ use super::exchange::Exchange;
 use crate::clock::Moment;
 
 /// After this time a second counts for 1/e of what it was: "now" is the last five minutes, roughly.
-pub const FADE: Duration = Duration::from_secs(300);
+pub const FADE: Duration = Duration::from_mins(5);
 
 /// How many names one sketch remembers.
 const ENTRIES: usize = 256;
