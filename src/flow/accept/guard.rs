@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::{HeaderValue, StatusCode, header};
+use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::wire::{Body, Request, Response};
@@ -40,26 +41,30 @@ impl<S: Service<Request, Response = Response>> Service<Request> for Guard<S> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        Guarded { future: Some(Box::pin(self.inner.call(request))) }
+        Guarded { future: Some(self.inner.call(request)) }
     }
 }
 
-/// The answer on its way.
-#[derive(Debug)]
-pub struct Guarded<F> {
-    future: Option<Pin<Box<F>>>,
+pin_project! {
+    /// The answer on its way.
+    #[derive(Debug)]
+    pub struct Guarded<F> {
+        #[pin]
+        future: Option<F>,
+    }
 }
 
 impl<F: Future<Output = Result<Response, E>>, E> Future for Guarded<F> {
     type Output = Result<Response, E>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(future) = &mut self.future else { return Poll::Pending };
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
         // After a panic the future is dropped and never looked at again.
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        match catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
             Ok(polled) => polled,
             Err(panic) => {
-                self.future = None;
+                this.future.set(None);
                 tracing::error!(message = said(&*panic), "a request panicked; please report this");
                 Poll::Ready(Ok(answer()))
             }
@@ -89,16 +94,16 @@ mod tests {
     #[tokio::test]
     async fn a_panic_becomes_a_500() {
         let panics: Guarded<_> = Guarded {
-            future: Some(Box::pin(async {
+            future: Some(async {
                 if true {
                     panic!("out of cheese");
                 }
                 Ok::<_, Infallible>(Response::new(Body::Empty))
-            })),
+            }),
         };
         let response = panics.await.expect("infallible");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        let fine = Guarded { future: Some(Box::pin(async { Ok::<_, Infallible>(Response::new(Body::Empty)) })) };
+        let fine = Guarded { future: Some(async { Ok::<_, Infallible>(Response::new(Body::Empty)) }) };
         assert_eq!(fine.await.expect("infallible").status(), StatusCode::OK);
     }
 }

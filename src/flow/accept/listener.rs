@@ -103,7 +103,7 @@ impl Front {
 
     fn spawn<S, F>(&self, socket: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, serve: S)
     where
-        S: Fn(Request, Arc<Connection>) -> F + Send + Sync + 'static,
+        S: Fn(Request, Arc<Connection>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
         // Without it answers would only be slower.
