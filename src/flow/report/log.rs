@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::settings::{AccessLog, Log},
-    model::{SCOPES_SHOWN_MAX, Scope},
+    model::Scope,
 };
 
 /// Where access lines go. Shared by all requests; what waits is written when it is closed or dropped.
@@ -161,10 +161,10 @@ struct Line<'a> {
     path: Option<&'a str>,
     #[serde(serialize_with = "shown")]
     client: &'a dyn fmt::Display,
-    route: &'a str,
+    route: Option<&'a str>,
     class: &'a str,
     #[serde(serialize_with = "scopes")]
-    documents: &'a [Scope],
+    documents: &'a Exchange,
     effect: &'a str,
     outcome: &'a str,
     rule: Option<&'a str>,
@@ -186,9 +186,9 @@ fn line_of(exchange: &Exchange, class: Option<&str>, arrived: SystemTime, line: 
         method: cut(exchange.method.as_str(), 32),
         path: path.map(|path| cut(path, PATH_SHOWN_MAX)),
         client: &exchange.client,
-        route: &exchange.route,
+        route: Some(&*exchange.route).filter(|route| !route.is_empty()),
         class: class.unwrap_or(NO_CLASS),
-        documents: &exchange.documents[..exchange.documents.len().min(SCOPES_SHOWN_MAX)],
+        documents: exchange,
         effect: exchange.effect.label(),
         outcome: exchange.outcome.label(),
         rule: exchange.rule.map(crate::model::Rule::label),
@@ -210,14 +210,14 @@ fn shown<S: Serializer>(value: &&dyn fmt::Display, serializer: S) -> Result<S::O
     serializer.collect_str(value)
 }
 
-fn scopes<S: Serializer>(scopes: &&[Scope], serializer: S) -> Result<S::Ok, S::Error> {
+fn scopes<S: Serializer>(exchange: &&Exchange, serializer: S) -> Result<S::Ok, S::Error> {
     struct Shown<'a>(&'a Scope);
     impl Serialize for Shown<'_> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             serializer.collect_str(self.0)
         }
     }
-    serializer.collect_seq(scopes.iter().map(Shown))
+    serializer.collect_seq(exchange.scopes().map(Shown))
 }
 
 /// At most so many bytes of a text.
@@ -264,7 +264,7 @@ mod tests {
     use crate::{
         clock::Moment,
         flow::report::exchange::tests::exchange,
-        model::{Class, ClientKey, Effect, Outcome, Rule},
+        model::{Class, ClientKey, Effect, Outcome, Rule, SCOPES_SHOWN_MAX},
     };
 
     fn line(exchange: &Exchange) -> Value {
@@ -416,14 +416,15 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_was_never_given_is_none() {
+    fn what_was_never_classed_is_none_and_has_no_route() {
         let mut exchange = exchange();
         exchange.class = None::<Class>;
+        exchange.route = "".into();
         exchange.client = super::super::ClientShown::Hashed(ClientKey(1));
         (exchange.arrived, exchange.ended) = (Moment(5), Moment(0));
         let mut bytes = Vec::new();
         line_of(&exchange, None, UNIX_EPOCH, &mut bytes);
         let shown: Value = serde_json::from_slice(&bytes).expect("JSON");
-        assert_eq!((&shown["class"], &shown["total_ms"]), (&json!("none"), &json!(0.0)));
+        assert_eq!((&shown["class"], &shown["route"], &shown["total_ms"]), (&json!("none"), &Value::Null, &json!(0.0)));
     }
 }
