@@ -208,8 +208,9 @@ async fn a_broken_file_is_loud_and_changes_nothing_whichever_way_it_comes() {
 async fn a_key_that_cannot_change_refuses_the_whole_reload_and_names_itself() {
     let app = App::start().await;
     let tidegate = Tidegate::start(app.address, "[class.sync]\nqueue_max = 11").await;
-    let listen = tidegate.listen;
-    tidegate.rewrite(|text| text.replace(&format!("\"{listen}\""), "\"127.0.0.1:1\"").replace("queue_max = 11", "queue_max = 12"));
+    tidegate.rewrite(|text| {
+        text.replace("listen.address = \"127.0.0.1:0\"", "listen.address = \"127.0.0.1:1\"").replace("queue_max = 11", "queue_max = 12")
+    });
     let (status, body) = tidegate.tell("/reload").await;
     assert!(status == 422 && body.contains("listen.address"), "{status} {body}");
     assert_eq!(page(&tidegate, "/config").await.pointer("/settings/class/sync/queue_max"), Some(&11.into()));

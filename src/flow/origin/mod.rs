@@ -110,7 +110,7 @@ pub enum CallError {
 
 enum Waited {
     Answer(Response<Incoming>),
-    Failed(TrySendError<Request<Body>>),
+    Failed(Box<TrySendError<Request<Body>>>),
     Late,
     Stopping,
 }
@@ -248,7 +248,7 @@ impl Origin {
         loop {
             tokio::select! {
                 biased;
-                result = &mut sending => return result.map_or_else(Waited::Failed, Waited::Answer),
+                result = &mut sending => return result.map_or_else(|error| Waited::Failed(Box::new(error)), Waited::Answer),
                 () = &mut cut => return Waited::Stopping,
                 () = tokio::time::sleep_until(clock::instant(until)), if !open_ended => {}
             }

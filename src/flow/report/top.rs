@@ -295,6 +295,21 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_scaled_with_their_weights() {
+        let mut sketch = Sketch::default();
+        let before = FADE.as_secs_f64() * EXPONENT_MAX - 1.0;
+        for key in 0..=ENTRIES as u64 {
+            sketch.add(key, &name(key), 1.0, at(before));
+        }
+        for moment in [before, before + 2.0] {
+            let ranked = sketch.list(1, at(moment));
+            assert_eq!(ranked[0].name, name(ENTRIES as u64), "the last took over an entry");
+            assert!((ranked[0].app_seconds / ranked[0].error_seconds - 2.0).abs() < 1e-9, "{ranked:?}");
+        }
+        assert!(sketch.origin > Moment::default(), "it was scaled in between");
+    }
+
+    #[test]
     fn a_long_name_is_cut_between_characters() {
         let mut text = Bounded::default();
         assert!(write!(text, "{}{}", "a".repeat(NAME_BYTES_MAX - 1), "é").is_err());
