@@ -364,7 +364,7 @@ impl Origin {
         if stream {
             lease.leave_cap();
         }
-        let (body, whole) = self.body(incoming, lease, seat, deadlines, stream).await;
+        let (body, whole) = self.body(incoming, lease, seat, deadlines, stream).await?;
         Ok(Answer { head, body, whole })
     }
 }
