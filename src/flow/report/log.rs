@@ -22,9 +22,7 @@ use super::{
     exchange::{ClientShown, Exchange, PATH_SHOWN_MAX},
     metrics::NO_CLASS,
 };
-use crate::{
-    config::settings::{AccessLog, Log},
-};
+use crate::config::settings::{AccessLog, Log};
 
 /// Where access lines go. Shared by all requests; what waits is written when it is closed or dropped.
 #[derive(Debug, Default)]
@@ -271,8 +269,7 @@ mod tests {
     fn line(exchange: &Exchange) -> Value {
         let mut bytes = Vec::new();
         line_of(exchange, Some("sync"), UNIX_EPOCH + Duration::from_millis(1_503_912_600_123), &mut bytes);
-        assert_eq!(bytes.iter().position(|byte| *byte == b'
-'), Some(bytes.len() - 1), "one line");
+        assert_eq!(bytes.iter().position(|byte| *byte == b'\n'), Some(bytes.len() - 1), "one line");
         serde_json::from_slice(&bytes).expect("JSON")
     }
 
