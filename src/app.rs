@@ -9,7 +9,7 @@ use tokio::{
     sync::{Notify, Semaphore, oneshot},
     task::JoinHandle,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock,
@@ -22,6 +22,7 @@ use crate::{
         admin::{self, Console},
         load::{self, Loaded, Origin},
         reload,
+        state_file::StateFile,
     },
     written,
 };
@@ -185,6 +186,14 @@ impl House {
         reloads: reload::Reloads,
         calls: TaskTracker,
     ) {
+        let state_file = self.flow.plan.load().settings.state_file.clone().map(StateFile::new);
+        if let Some(file) = &state_file
+            && file.read(&self.flow.documents).await
+        {
+            tracing::info!("what was learned before is taken back from the state file");
+        }
+        let kept = CancellationToken::new();
+        let keeping = state_file.map(|file| tokio::spawn(file.keep(Arc::clone(&self.flow.documents), kept.clone())));
         let mut helpers = tokio::task::JoinSet::new();
         let (closing, closed) = oneshot::channel::<()>();
         helpers.spawn(reloads.run());
@@ -208,6 +217,11 @@ impl House {
 
         // Both have their end behind them, or are cut now.
         front.abort();
+        kept.cancel();
+        if let Some(keeping) = keeping {
+            // It has told what went wrong.
+            let _ = keeping.await;
+        }
         drop(closing);
         if let Some(served) = served {
             let _ = tokio::time::timeout(CUT_GRACE, served).await;
@@ -256,6 +270,7 @@ pub fn run(origin: Origin) -> ExitCode {
 
 /// Drives a command on a runtime of its own; what still runs at its end is dropped.
 #[must_use]
+#[expect(clippy::print_stderr, reason = "where it says why it cannot start, there may be no subscriber yet")]
 pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
@@ -270,6 +285,7 @@ pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "what keeps it from starting is for the terminal, whatever the events' filter")]
 async fn serve(origin: Origin) -> ExitCode {
     let loaded = match load::load(&origin, None) {
         Ok(loaded) => loaded,

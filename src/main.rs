@@ -97,7 +97,7 @@ struct Run {
     /// Where operators and Prometheus connect.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// How events are written to standard error; TIDEGATE_LOG filters them (such as `info` or `tidegate=debug`).
+    /// How events are written to standard error; `TIDEGATE_LOG` filters them (such as `info` or `tidegate=debug`).
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     log_format: LogFormat,
 }

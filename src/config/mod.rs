@@ -91,12 +91,12 @@ pub fn unchangeable(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
     [
         ("listen.address", old.listen.address != new.listen.address),
-        ("listen.connections_max", old.listen.connections_max != new.listen.connections_max),
         ("admin.address", admin(old) != admin(new)),
         ("app.servers", old.app.servers != new.app.servers),
         ("gate.lingering_max", old.gate.lingering_max != new.gate.lingering_max),
         ("gate.documents_max", old.gate.documents_max != new.gate.documents_max),
         ("gate.clients_max", old.gate.clients_max != new.gate.clients_max),
+        ("state.file", old.state_file != new.state_file),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))

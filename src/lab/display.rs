@@ -138,16 +138,21 @@ fn time(pace: Pace, span: Duration) -> String {
 
 fn picture(scenario: &Scenario, offset: Duration, sides: &[Side; 2]) -> String {
     let pace = scenario.pace;
+    let offset = offset.min(scenario.length());
     let mut text = String::new();
-    let _ = writeln!(text, "\x1b[1m{}\x1b[0m, {} of {}", scenario.name, clock(offset.min(scenario.length())), clock(scenario.length()));
+    let _ = writeln!(text, "{BOLD}{}{PLAIN}", short(&scenario.name));
     let _ = writeln!(text, "{}", told(pace));
-    let _ = writeln!(text, "now: \x1b[1m{}\x1b[0m\n", phase_name(scenario, offset));
+    let _ = writeln!(text, "[{}] {} of {}", bar(scenario, offset), clock(offset), clock(scenario.length()));
+    let _ = writeln!(text, "{BOLD}{}{PLAIN}\n", short(phase_name(scenario, offset)));
     let _ = writeln!(text, "{:<44} {:>14}   {:>16}", "normal syncs, the last 30 s", "bare", "behind tidegate");
+    let [bare, behind] = [colour(&sides[0].recent), colour(&sides[1].recent)];
+    let [bare_good, behind_good] = [good(&sides[0].recent), good(&sides[1].recent)];
+    let name = "  answered within 1 s";
+    let _ = writeln!(text, "{name:<44} {bare}{bare_good:>14}{PLAIN}   {behind}{behind_good:>16}{PLAIN}");
     let mut row = |name: &str, of: &dyn Fn(&Side) -> String| {
         let [bare, behind] = [of(&sides[0]), of(&sides[1])];
         let _ = writeln!(text, "{name:<44} {bare:>14}   {behind:>16}");
     };
-    row("  answered within 1 s", &|side| good(&side.recent));
     row("  p50", &|side| time(pace, side.recent.p50));
     row("  p99", &|side| time(pace, side.recent.p99));
     row("clients' requests in flight", &|side| side.recent.in_flight.to_string());
@@ -159,8 +164,76 @@ fn picture(scenario: &Scenario, offset: Duration, sides: &[Side; 2]) -> String {
     text
 }
 
+const BOLD: &str = "\x1b[1m";
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const PLAIN: &str = "\x1b[0m";
+
+/// Green where nearly all are answered in good time, red where many are not.
+fn colour(recent: &Recent) -> &'static str {
+    match (Share { part: recent.good, of: recent.normal }).percent() {
+        Some(percent) if percent >= 98.0 => GREEN,
+        Some(percent) if percent < 90.0 => RED,
+        _ => PLAIN,
+    }
+}
+
+/// A name that fits on a line: one that wraps would spoil the next picture.
+fn short(name: &str) -> String {
+    name.chars().take(78).collect()
+}
+
+/// How far it is: `=` and `#` is over, `#` and `.` is where something is wrong.
+fn bar(scenario: &Scenario, offset: Duration) -> String {
+    const CELLS: u32 = 50;
+    (0..CELLS)
+        .map(|cell| {
+            let at = scenario.length() * cell / CELLS;
+            let wrong = scenario.phase_at(at).is_some_and(|(_, phase, _)| phase.faults.any());
+            match (at < offset, wrong) {
+                (true, true) => '#',
+                (true, false) => '=',
+                (false, true) => '.',
+                (false, false) => ' ',
+            }
+        })
+        .collect()
+}
+
 /// How times are to be read.
 #[must_use]
 pub fn told(pace: Pace) -> String {
-    format!("{} times faster than life; all times are incident time: 1 s is {} s by the clock", pace.0, 1.0 / pace.0)
+    format!("{} times faster than life: all times are incident time, 1 s = {} s by the clock", pace.0, 1.0 / pace.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(good: usize) -> Side {
+        Side { recent: Recent { normal: 100, good, ..Recent::default() }, pool: PoolView::default() }
+    }
+
+    #[test]
+    fn a_picture_fits_on_80_columns_and_has_as_many_lines_as_the_one_before() {
+        let scenario = Scenario::shipped().expect("shipped");
+        let visible = |line: &str| {
+            let plain = [BOLD, RED, GREEN, PLAIN].iter().fold(line.to_owned(), |line, code| line.replace(code, ""));
+            plain.chars().count()
+        };
+        let mut lines = Vec::new();
+        for step in 0..=20 {
+            let text = picture(&scenario, scenario.length() * step / 20, &[side(20), side(99)]);
+            assert!(text.lines().all(|line| visible(line) <= 80), "{text}");
+            lines.push(text.lines().count());
+        }
+        assert!(lines.iter().all(|count| *count == lines[0]));
+    }
+
+    #[test]
+    fn the_bar_shows_where_something_is_wrong_and_how_far_it_is() {
+        let scenario = Scenario::shipped().expect("shipped");
+        let bar = bar(&scenario, scenario.phases[0].lasts + scenario.phases[1].lasts);
+        assert!(bar.starts_with("====") && bar.contains("##..") && bar.ends_with("  "), "{bar}");
+    }
 }

@@ -18,6 +18,8 @@ pub mod tidegate;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use self::{
     crowd::{Crowd, plan},
     display::{Screen, Side},
@@ -86,11 +88,23 @@ async fn show(scenario: Scenario, serve: bool) -> Result<(), String> {
     screen.say(&table::verdict(&results.bare, &results.behind));
     if serve {
         screen.say(&format!("\n{}\nCtrl-C ends it.", stage.addresses()));
-        // Without signals it would run for ever; then it ends at once.
-        let _ = tokio::signal::ctrl_c().await;
+        interrupted().await;
     }
     stage.clear().await;
     Ok(())
+}
+
+/// Waits for Ctrl-C, or for what else ends a program politely. A signal that cannot be listened to ends it rudely, as ever.
+async fn interrupted() {
+    let one = async |kind| match signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = one(SignalKind::interrupt()) => {}
+        () = one(SignalKind::terminate()) => {}
+        () = one(SignalKind::hangup()) => {}
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where the demo says why it cannot be played")]
@@ -128,7 +142,7 @@ impl Stage {
         )
     }
 
-    /// Plays all phases, or until Ctrl-C, and counts.
+    /// Plays all phases, or until it is interrupted, and counts.
     ///
     /// # Errors
     /// Why the databases cannot be read at the end.
@@ -138,7 +152,7 @@ impl Stage {
         tokio::select! {
             () = self.phases(start, &crowds, screen) => {}
             // Cut short: what was seen so far is counted.
-            _ = tokio::signal::ctrl_c() => {}
+            () = interrupted() => {}
         }
         let patience = self.scenario.pace.clock(PATIENCE);
         let [bare, behind] = crowds;

@@ -15,16 +15,20 @@ const GOAL: f64 = 98.0;
 #[must_use]
 pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
     let mut text = String::new();
-    let heads = "offered  <=1 s    all    p50    p95    p99 refused t-out";
+    let heads = "offered  <=1 s    all   p50   p95   p99 refused t-out";
     line(&mut text, "", "bare", "behind tidegate");
     line(&mut text, "", heads, heads);
     for kind in Kind::ALL {
         line(&mut text, kind.label(), &cells(&bare.rows[kind.index()]), &cells(&behind.rows[kind.index()]));
     }
-    text.push_str("(offered: syncs that were due; <=1 s, all: answered within 1 s, and at all; times from when a sync was due to its\n");
-    text.push_str(" answer, retries within; refused, t-out: single requests refused, and given up on after ");
-    let _ = writeln!(text, "{})\n", show(Some(scenario.crowd.timeout)));
-    line(&mut text, "normal syncs within 1 s", "bare", "behind tidegate");
+    let _ = writeln!(
+        text,
+        "(offered: syncs that were due; <=1 s, all: answered within 1 s, and at all; times from when a sync was due to its answer,\n \
+         retries within; refused, t-out: single requests refused, and given up on after {}. Retry-After is told in seconds by the\n \
+         clock and waited for in seconds of the incident: clients come back sooner than tidegate means them to.)\n",
+        show(Some(scenario.crowd.timeout))
+    );
+    short(&mut text, "normal syncs within 1 s", "bare", "behind tidegate");
     for (phase, (bare, behind)) in scenario.phases.iter().zip(bare.phases.iter().zip(&behind.phases)) {
         let fault = if phase.faults.any() { "!" } else { " " };
         short(&mut text, &format!("{fault} {}", phase.name), &percent(*bare), &percent(*behind));
@@ -47,7 +51,7 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
 }
 
 fn line(text: &mut String, name: &str, bare: &str, behind: &str) {
-    let _ = writeln!(text, "{name:<8} {bare:<56} | {behind}");
+    let _ = writeln!(text, "{name:<8} {bare:<53} | {behind}");
 }
 
 fn short(text: &mut String, name: &str, bare: &str, behind: &str) {
@@ -56,7 +60,7 @@ fn short(text: &mut String, name: &str, bare: &str, behind: &str) {
 
 fn cells(row: &Row) -> String {
     format!(
-        "{:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>5}",
+        "{:>7} {:>6} {:>6} {:>5} {:>5} {:>5} {:>7} {:>5}",
         row.good.of,
         percent(row.good),
         percent(row.answered),
@@ -106,13 +110,27 @@ pub fn verdict(bare: &Figures, behind: &Figures) -> String {
         (lost, doubled) => format!("{lost} lost and {doubled} doubled"),
     };
     format!(
-        "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it, and of \
-         the acknowledged writes {} were lost or doubled behind tidegate and {} without it.",
+        "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it{}, and \
+         of the acknowledged writes {} were lost or doubled behind tidegate and {} without it.",
         percent(behind.incident),
         percent(bare.incident),
+        price(bare, behind),
         writes(behind),
         writes(bare)
     )
+}
+
+/// What was answered less often behind tidegate than without it, by more than one in a hundred.
+fn price(bare: &Figures, behind: &Figures) -> String {
+    let mut text = String::new();
+    for kind in Kind::ALL {
+        let [without, with] = [bare, behind].map(|figures| figures.rows[kind.index()].answered);
+        if without.percent().zip(with.percent()).is_some_and(|(without, with)| with + 1.0 < without) {
+            let lead = if text.is_empty() { ", at the price of" } else { " and" };
+            let _ = write!(text, "{lead} {} answered at all, {} instead of {}", kind.label(), percent(with), percent(without));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -139,6 +157,16 @@ mod tests {
         assert!(verdict(&figures(900, 0), &figures(200, 0)).contains("made it worse"));
         assert!(verdict(&figures(990, 0), &figures(995, 0)).contains("without tidegate too"));
         assert!(verdict(&figures(200, 0), &figures(995, 3)).contains("3 lost and 0 doubled were lost or doubled behind tidegate"));
+    }
+
+    #[test]
+    fn the_verdict_tells_the_price() {
+        let (mut bare, mut behind) = (figures(200, 0), figures(995, 0));
+        assert_eq!(price(&bare, &behind), "");
+        bare.rows[Kind::Import.index()].answered = Share { part: 9, of: 10 };
+        behind.rows[Kind::Import.index()].answered = Share { part: 6, of: 10 };
+        behind.rows[Kind::Poll.index()].answered = Share { part: 10, of: 10 };
+        assert_eq!(price(&bare, &behind), ", at the price of imports answered at all, 60.0% instead of 90.0%");
     }
 
     #[test]

@@ -30,7 +30,7 @@ const CONNECTIONS_MAX: usize = 128;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest that one connection may last.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(300);
+const CONNECTION_AGE_MAX: Duration = Duration::from_mins(5);
 
 /// The most bytes of one head.
 const HEAD_BYTES_MAX: usize = 16 << 10;

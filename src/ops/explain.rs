@@ -10,8 +10,8 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 use super::load::Loaded;
 use crate::{
     config::settings::{ClassSettings, Rate},
-    model::{Mode, Scope},
-    profile::{BodySeen, Client, Reading},
+    model::Mode,
+    profile::{BodySeen, Client, Explanation, Reading},
     units::{show_bytes, show_duration},
 };
 
@@ -38,11 +38,25 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Result<String, String> {
     let head = head(question)?;
     let (body, seen) = seen(loaded, &head, &question.body);
     let peer = question.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let reading = loaded.profile.read(&head, body, peer);
-    let mut text = what_it_is(loaded, &reading, seen);
+    let explanation = loaded.profile.explain(&head, body, peer);
+    let mut text = routes(&explanation);
+    text.push_str(&what_it_is(loaded, &explanation, seen));
     text.push('\n');
-    text.push_str(&rules(loaded, &reading));
+    text.push_str(&rules(loaded, &explanation.reading));
     Ok(text)
+}
+
+/// The routes that were asked, with every test and how it came out.
+fn routes(explanation: &Explanation) -> String {
+    let mut rows = Vec::new();
+    for step in &explanation.steps {
+        rows.push((format!("{}:", step.route), step.holds.to_owned()));
+        rows.extend(step.tests.iter().map(|(test, holds)| (format!("  {test}"), (*holds).to_owned())));
+    }
+    if rows.is_empty() {
+        return "no route has this method and path\n\n".to_owned();
+    }
+    format!("routes of this method and path, up to the first that holds or may hold:\n{}\n", table(&rows))
 }
 
 fn head(question: &Question) -> Result<Parts, String> {
@@ -76,35 +90,35 @@ fn seen<'a>(loaded: &Loaded, head: &Parts, body: &'a [u8]) -> (BodySeen<'a>, Str
     }
 }
 
-fn what_it_is(loaded: &Loaded, reading: &Reading, body: String) -> String {
+fn what_it_is(loaded: &Loaded, explanation: &Explanation, body: String) -> String {
     let classes = &loaded.settings.classes;
+    let reading = &explanation.reading;
     let client = match &reading.client {
-        Client::Named { secret: true, .. } => "found in its credential (only ever shown hashed)".to_owned(),
-        Client::Named { name, .. } => name.clone(),
+        Client::Named { secret: true, .. } => "its credential (only ever shown hashed)".to_owned(),
+        Client::Named { .. } => explanation.client.clone(),
         Client::Address(address) => format!("{address} (its address: neither client nor credential was found)"),
     };
+    let unknown = if reading.unknown { "yes: something could not be read, so it writes everything" } else { "no" };
     let rows = [
         ("profile", loaded.profile.name.clone()),
-        ("route", loaded.profile.route_name(reading.route).to_owned()),
+        ("route", explanation.route.clone()),
         ("body read", body),
         ("client", client),
-        ("reads", scopes(&reading.reads)),
-        ("writes", scopes(&reading.writes)),
-        ("effect", reading.effect.label().to_owned()),
-        ("unknown", if reading.unknown { "yes: something could not be read, so it writes everything" } else { "no" }.to_owned()),
-        ("stream", reading.stream.map_or_else(|| "no".to_owned(), |kind| format!("{kind:?}").to_lowercase())),
+        ("reads", scopes(&explanation.reads)),
+        ("writes", scopes(&explanation.writes)),
+        ("effect", explanation.effect.to_owned()),
+        ("answer", explanation.answer.clone().unwrap_or_else(|| "never stored".to_owned())),
+        ("unknown", unknown.to_owned()),
+        ("stream", explanation.stream.unwrap_or("no").to_owned()),
         ("class", classes.name(reading.class).to_owned()),
         ("long", format!("{} (if one of its documents is dear, or it outlives long_after)", classes.name(reading.long))),
-        ("dear", "known only to a running tidegate: /state".to_owned()),
+        ("dear", "known only to a running tidegate: see its /state".to_owned()),
     ];
     table(&rows)
 }
 
-fn scopes(scopes: &[Scope]) -> String {
-    if scopes.is_empty() {
-        return "nothing".to_owned();
-    }
-    scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join("  ")
+fn scopes(scopes: &[String]) -> String {
+    if scopes.is_empty() { "nothing".to_owned() } else { scopes.join("  ") }
 }
 
 fn rules(loaded: &Loaded, reading: &Reading) -> String {
@@ -160,11 +174,108 @@ fn predicted(class: &ClassSettings, gate: Mode) -> String {
     }
 }
 
-fn table(rows: &[(&str, String)]) -> String {
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+fn table<N: AsRef<str>>(rows: &[(N, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
     rows.iter().fold(String::new(), |mut text, (name, value)| {
         // Writing into a string cannot fail.
-        let _ = writeln!(text, "{name:width$}  {value}");
+        let _ = writeln!(text, "{:width$}  {value}", name.as_ref());
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::load::{Flags, Origin, load};
+
+    const PROFILE: &str = r#"
+name = "mine"
+credential = ["header.authorization"]
+client = ["query.user"]
+
+[[route]]
+name = "save"
+method = ["POST"]
+path = "/save"
+when = { "json.kind" = ["big"] }
+class = "large"
+writes = ["doc:{json.id}"]
+
+[[route]]
+name = "feed"
+path = "/feed"
+stream = "sse"
+writes = []
+"#;
+
+    fn loaded(set: &[&str]) -> Loaded {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("mine.toml");
+        std::fs::write(&file, PROFILE).expect("written");
+        let set = set.iter().map(|set| (*set).to_owned()).collect();
+        let flags = Flags { profile: Some(file.display().to_string()), app: Some("127.0.0.1:1".to_owned()), set, ..Flags::default() };
+        load(&Origin::new(None, &flags).expect("flags"), None).expect("sound")
+    }
+
+    fn question(target: &str, headers: &[&str], body: &str) -> Question {
+        let headers = headers.iter().map(|header| (*header).to_owned()).collect();
+        let method = if body.is_empty() { "GET" } else { "POST" }.to_owned();
+        Question { method, target: target.to_owned(), headers, body: body.into(), peer: None }
+    }
+
+    fn has(text: &str, row: &str, value: &str) {
+        let found = text
+            .lines()
+            .any(|line| line.split_once(row).is_some_and(|(before, after)| before.is_empty() && after.trim().starts_with(value)));
+        assert!(found, "`{row}` is not `{value}` in:\n{text}");
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_would_be() {
+        let asked = question("/save?user=ann", &["content-type: application/json"], "{\"kind\":\"big\",\"id\":\"a\"}");
+        let text = explain(&loaded(&["class.large.wait_max=7s"]), &asked).expect("explained");
+        for (row, value) in [
+            ("route", "save"),
+            ("client", "ann"),
+            ("writes", "doc:a"),
+            ("effect", "write"),
+            ("class", "large"),
+            ("predicted_wait", "beyond 7s, enforce"),
+            ("save:", "true"),
+        ] {
+            has(&text, row, value);
+        }
+    }
+
+    #[test]
+    fn a_body_beyond_the_bound_is_read_as_far_as_it_would_be() {
+        let body = format!("{{\"pad\":\"{}\",\"kind\":\"big\",\"id\":\"a\"}}", "x".repeat(5000));
+        let asked = question("/save", &["content-type: application/json"], &body);
+        let text = explain(&loaded(&["inspect.bytes_max=1KiB"]), &asked).expect("explained");
+        has(&text, "body read", "the first 1KiB of");
+        has(&text, "writes", "*");
+        has(&text, "unknown", "yes");
+    }
+
+    #[test]
+    fn a_credential_is_never_shown() {
+        let asked = question("/feed", &["authorization: Bearer topsecret"], "");
+        let text = explain(&loaded(&[]), &asked).expect("explained");
+        has(&text, "client", "its credential");
+        has(&text, "stream", "sse");
+        assert!(text.contains("10000 open, 8 of one client") && !text.contains("topsecret"), "{text}");
+    }
+
+    #[test]
+    fn a_question_that_makes_no_sense_is_told_so() {
+        let loaded = loaded(&[]);
+        for (wrong, part) in [
+            (question("no target", &[], ""), "no target"),
+            (question("/", &["nonsense"], ""), "name: value"),
+            (question("/", &["a b: c"], ""), "no header's name"),
+            (Question { method: "GE T".to_owned(), ..question("/", &[], "") }, "no method"),
+        ] {
+            assert!(explain(&loaded, &wrong).is_err_and(|why| why.contains(part)), "{part}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    fmt::Write,
     fs::File,
     hash::Hasher,
     io::{self, Read},
@@ -58,7 +59,7 @@ impl Origin {
     pub fn new(config: Option<PathBuf>, flags: &Flags) -> Result<Self, Vec<Mistake>> {
         let mistakes = Mistakes::default();
         let mut origin = Self { config, ..Self::default() };
-        let profile = flags.profile.as_deref().map(|profile| from_here(profile));
+        let profile = flags.profile.as_deref().map(from_here);
         for (flag, key, value) in [
             ("--listen", "listen.address", &flags.listen),
             ("--app", "app.servers", &flags.app),
@@ -221,7 +222,9 @@ impl Reading {
     }
 
     fn source(&self, path: &Path) -> io::Result<Arc<Source>> {
-        Ok(Arc::new(Source { name: path.display().to_string(), text: self.text(path)? }))
+        // Without `./` in its middle.
+        let shown: PathBuf = path.components().collect();
+        Ok(Arc::new(Source { name: shown.display().to_string(), text: self.text(path)? }))
     }
 
     fn text(&self, path: &Path) -> io::Result<String> {
@@ -254,7 +257,8 @@ fn hash(bytes: &[u8]) -> u128 {
 fn hash_of_all(origin: &Origin, files: &Files) -> String {
     let mut text = format!("{:?}{:?}", origin.text.as_ref().map(|source| &source.text), origin.overlays);
     for (path, seen) in files {
-        text.push_str(&format!("\n{} {seen:?}", path.display()));
+        // Writing into a string cannot fail.
+        let _ = write!(text, "\n{} {seen:?}", path.display());
     }
     format!("{:032x}", hash(text.as_bytes()))
 }
@@ -263,4 +267,131 @@ fn hash_of_all(origin: &Origin, files: &Files) -> String {
 #[must_use]
 pub fn any_error(mistakes: &[Mistake]) -> bool {
     mistakes.iter().any(|mistake| mistake.severity == Severity::Error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const ROUTE: &str = "name = \"mine\"\n[[route]]\nname = \"r\"\npath = \"/x\"\nwrites = []\n";
+
+    fn folder(files: &[(&str, &str)]) -> TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).expect("written");
+        }
+        folder
+    }
+
+    fn origin(folder: &TempDir, set: &[&str]) -> Origin {
+        let flags = Flags { set: set.iter().map(|set| (*set).to_owned()).collect(), ..Flags::default() };
+        Origin::new(Some(folder.path().join("tidegate.toml")), &flags).expect("flags")
+    }
+
+    fn names(folder: &TempDir, files: &Files) -> Vec<String> {
+        files.keys().map(|path| path.strip_prefix(folder.path()).unwrap_or(path).display().to_string()).collect()
+    }
+
+    fn told(refused: &Refused) -> String {
+        written::render(&refused.mistakes)
+    }
+
+    #[test]
+    fn every_file_that_counts_is_read_and_hashed() {
+        let other = ROUTE.replace("mine", "other");
+        let folder = folder(&[
+            (
+                "tidegate.toml",
+                "profile = \"./mine.toml\"\n[admin]\naddress = \"127.0.0.1:9090\"\ntoken_file = \"token\"\n[app]\nservers = [\"127.0.0.1:1\"]\n",
+            ),
+            ("mine.toml", &format!("extends = \"./other.toml\"\n{ROUTE}")),
+            ("other.toml", &other),
+            ("token", "opensesame"),
+        ]);
+        let first = load(&origin(&folder, &[]), None).map_err(|refused| told(&refused)).expect("sound");
+        assert_eq!(names(&folder, &first.files), ["mine.toml", "other.toml", "tidegate.toml", "token"]);
+        assert_eq!((first.profile.name.as_str(), first.hash.len()), ("mine", 32));
+        assert_eq!(read_again(first.files.keys()), first.files);
+        let again = load(&origin(&folder, &[]), None).expect("sound");
+        assert_eq!(again.hash, first.hash);
+        for (name, text) in
+            [("token", "openwheat"), ("other.toml", &format!("# new\n{other}")), ("tidegate.toml", "profile = \"./mine.toml\"")]
+        {
+            fs::write(folder.path().join(name), text).expect("written");
+            assert_ne!(load(&origin(&folder, &[]), None).expect("sound").hash, first.hash, "{name}");
+            assert_ne!(read_again(first.files.keys()), first.files, "{name}");
+        }
+        let hash = |set: &[&str]| load(&origin(&folder, set), None).expect("sound").hash;
+        assert_eq!(hash(&[]), hash(&[]));
+        assert_ne!(hash(&["app.seats=3"]), hash(&[]), "flags count too");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_at_once_with_the_files_to_watch() {
+        let folder = folder(&[
+            ("tidegate.toml", "profile = \"./mine.toml\"\n[class.sync]\nweight = -1\nqueue_mux = 3\n[class.wiki]\n"),
+            ("mine.toml", &format!("{ROUTE}class = \"wiki\"\nlong = \"wake\"\npaths = 3\n")),
+        ]);
+        let refused = load(&origin(&folder, &[]), None).expect_err("refused");
+        let told = told(&refused);
+        for part in ["weight", "queue_mux", "wake", "paths", "mine.toml:", "tidegate.toml:3"] {
+            assert!(told.contains(part), "`{part}` is not in\n{told}");
+        }
+        assert_eq!(names(&folder, &refused.files), ["mine.toml", "tidegate.toml"]);
+    }
+
+    #[test]
+    fn a_class_that_no_route_uses_is_told_with_its_place() {
+        let folder = folder(&[("tidegate.toml", "profile = \"./mine.toml\"\n[class.wiki]\nweight = 2\n"), ("mine.toml", ROUTE)]);
+        let refused = load(&origin(&folder, &[]), None).expect_err("refused");
+        let told = told(&refused);
+        assert!(told.contains("no route of the profile uses the class `wiki`") && told.contains("tidegate.toml:2:"), "{told}");
+        fs::write(folder.path().join("mine.toml"), format!("{ROUTE}class = \"wiki\"\n")).expect("written");
+        assert!(load(&origin(&folder, &[]), None).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_not_text_or_too_long_is_told_and_watched() {
+        let folder = folder(&[("tidegate.toml", "profile = \"./missing.toml\"\n")]);
+        let refused = load(&origin(&folder, &[]), None).expect_err("refused");
+        assert!(told(&refused).contains("missing.toml"), "{}", told(&refused));
+        assert_eq!(refused.files.get(&folder.path().join("./missing.toml")), Some(&None));
+        fs::write(folder.path().join("tidegate.toml"), [0xff, 0xfe]).expect("written");
+        assert!(told(&load(&origin(&folder, &[]), None).expect_err("refused")).contains("UTF-8"));
+        fs::write(folder.path().join("tidegate.toml"), "# long\n".repeat(1 << 20)).expect("written");
+        assert!(told(&load(&origin(&folder, &[]), None).expect_err("refused")).contains("4 MiB"));
+        fs::remove_file(folder.path().join("tidegate.toml")).expect("removed");
+        let refused = load(&origin(&folder, &[]), None).expect_err("refused");
+        assert_eq!(names(&folder, &refused.files), ["tidegate.toml"]);
+    }
+
+    #[test]
+    fn flags_alone_are_enough_and_values_of_set_are_not_shown() {
+        let flags = Flags {
+            listen: Some("127.0.0.1:8080".to_owned()),
+            app: Some("127.0.0.1:3000".to_owned()),
+            profile: Some("couchdb".to_owned()),
+            admin: None,
+            set: vec!["app.seats = 7".to_owned()],
+        };
+        let origin = Origin::new(None, &flags).expect("flags");
+        assert_eq!(origin.flags, ["--listen 127.0.0.1:8080", "--app 127.0.0.1:3000", "--profile couchdb", "--set app.seats"]);
+        let loaded = load(&origin, None).map_err(|refused| told(&refused)).expect("sound");
+        assert_eq!((loaded.settings.app.seats, loaded.files.len()), (7, 0));
+        let wrong = Flags { set: vec!["a".to_owned(), "app.seats=3".to_owned(), "=".to_owned()], ..Flags::default() };
+        assert_eq!(Origin::new(None, &wrong).expect_err("refused").len(), 2, "all at once");
+    }
+
+    #[test]
+    fn a_profile_on_the_command_line_is_relative_to_where_one_stands() {
+        assert_eq!(from_here("couchdb"), "couchdb");
+        assert_eq!(from_here("couchdv"), "couchdv", "a mistyped name is told as such");
+        for path in ["./mine.toml", "mine.toml", "profiles/mine"] {
+            assert!(Path::new(&from_here(path)).is_absolute(), "{path}");
+        }
+    }
 }

@@ -66,9 +66,8 @@ impl Watcher {
     fn see(&self, seen: &Files) -> Step {
         match &self.candidate {
             Some(candidate) if candidate == seen => Step::Use,
-            Some(_) => Step::Look,
             None if *seen == self.handled => Step::Wait,
-            None => Step::Look,
+            Some(_) | None => Step::Look,
         }
     }
 
@@ -438,14 +437,14 @@ mod tests {
                 if random.f64() < 0.4 {
                     world.disk = files(&[("a", random.u128(0..3)), ("b", random.u128(0..3))]);
                 }
-                let uses = world.used.len();
+                let before = world.used.len();
                 world.tick(&["a", "b"]);
                 history.push(world.disk.clone());
-                if world.used.len() > uses {
-                    let (used, seen) = (&world.used[uses], &history[history.len() - 2..]);
+                if world.used.len() > before {
+                    let (used, seen) = (&world.used[before], &history[history.len() - 2..]);
                     let of_both = |disk: &Files| world.read(&[PathBuf::from("a"), PathBuf::from("b")]) == *used && disk == &seen[1];
                     assert!(of_both(&seen[0]), "seed {seed}: {used:?} after {seen:?}");
-                    assert_ne!(Some(used), uses.checked_sub(1).map(|last| &world.used[last]), "seed {seed}: told twice");
+                    assert_ne!(Some(used), before.checked_sub(1).map(|last| &world.used[last]), "seed {seed}: told twice");
                 }
             }
             for _ in 0..3 {

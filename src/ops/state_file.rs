@@ -30,7 +30,7 @@ pub const INTERVAL: Duration = Duration::from_mins(1);
 
 /// The text of a state file.
 fn encode(documents: &Value) -> Vec<u8> {
-    let mut text = json!({ "tidegate_state": VERSION, "documents": documents }).to_string().into_bytes();
+    let mut text = json!({ "state_version": VERSION, "documents": documents }).to_string().into_bytes();
     text.push(b'\n');
     text
 }
@@ -41,7 +41,7 @@ fn encode(documents: &Value) -> Vec<u8> {
 /// Why this is no state file, as the end of a sentence.
 fn decode(text: &[u8]) -> Result<Value, String> {
     let mut state: Value = serde_json::from_slice(text).map_err(|error| format!("is not JSON: {error}"))?;
-    match state.get("tidegate_state").and_then(Value::as_u64) {
+    match state.get("state_version").and_then(Value::as_u64) {
         Some(VERSION) => Ok(state["documents"].take()),
         Some(version) => Err(format!("has version {version}, and this tidegate reads {VERSION}")),
         None => Err("is not a state file of tidegate".to_owned()),
@@ -217,9 +217,9 @@ mod tests {
             b"\xff\xfe".to_vec(),
             b"[]".to_vec(),
             b"{}".to_vec(),
-            br#"{"tidegate_state":2,"documents":{}}"#.to_vec(),
-            br#"{"tidegate_state":1}"#.to_vec(),
-            br#"{"tidegate_state":1,"documents":{"version":1}}"#.to_vec(),
+            br#"{"state_version":2,"documents":{}}"#.to_vec(),
+            br#"{"state_version":1}"#.to_vec(),
+            br#"{"state_version":1,"documents":{"version":1}}"#.to_vec(),
             "[".repeat(100_000).into_bytes(),
         ] {
             let folder = TempDir::new().expect("a folder");
@@ -239,7 +239,7 @@ mod tests {
     async fn a_section_of_another_part_is_left_alone() {
         let folder = TempDir::new().expect("a folder");
         let file = StateFile::new(folder.path().join("state"));
-        let state = json!({"tidegate_state": 1, "other": [1], "documents": known(2).save()});
+        let state = json!({"state_version": 1, "other": [1], "documents": known(2).save()});
         fs::write(&file.path, state.to_string()).expect("writable");
         let again = documents();
         assert!(file.read(&again).await);

@@ -1,20 +1,158 @@
 //! How a sync service speaks: routes, selectors, tests and effects, compiled from TOML to something fast.
-// CONTRACT STUB: signatures that the rest of the house is written against. The bodies are to be replaced.
+//!
+//! A profile goes through two forms: `file` is what was written, every key checked by itself and with its place; `Profile` is what it means,
+//! with classes and paths resolved, checked as a whole (`check`) and tried on its own examples (`example`). A request is then read by
+//! `Profile::read`: routes are filtered by method and path, tests are asked in order, and the body is decoded and parsed at most once, and only if
+//! something asks for what it holds.
+//!
+//! What the proxy reads must be what the app reads. So everything that two readers may take differently counts as unread: it makes a test unknown
+//! and a scope `"*"` (`json`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says JSON (`application/json`,
+//! `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors are unread.
+//!
+//! How long a body is matters only where something looks into it: a body that goes on behind the prefix makes a request write `"*"` if the choice
+//! of its route or one of its scopes reads bodies; a route that is chosen by method and path alone, with scopes from the head, is certain whatever
+//! follows. A poll whose body was not read to its end is a plain read.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+mod answer;
+mod body;
+mod check;
+mod compile;
+mod example;
+mod explain;
+mod facts;
+mod file;
+mod json;
+mod path;
+mod scope;
+mod selector;
+mod truth;
 
-use http::{HeaderMap, StatusCode, request::Parts};
+use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::Duration};
 
+use http::{
+    HeaderMap, Method, StatusCode,
+    header::{CONNECTION, UPGRADE},
+    request::Parts,
+};
+
+use self::{
+    body::Content,
+    facts::{Facts, Probe},
+    file::Shape,
+    json::Paths,
+    path::{Captures, Pattern},
+    scope::Template,
+};
 use crate::{
     model::{Class, Classes, Effect, Refusal, Scope},
     written::{Mistakes, Source},
 };
+
+pub use self::{
+    answer::{Answer, AnswerMode, Now},
+    explain::{Explanation, Step},
+    selector::{JsonPath, JsonStep, Selector},
+    truth::{Found, Test, Truth, Value},
+};
+
+/// The most scopes that a request may write; with more it writes everything.
+pub const WRITES_MAX: usize = 64;
+
+/// The most scopes that a request may read; with more it reads everything.
+pub const READS_MAX: usize = 256;
 
 /// A compiled profile; immutable, shared by all requests.
 #[derive(Debug)]
 pub struct Profile {
     /// Its name.
     pub name: String,
+    /// May answers to requests without any credential be stored?
+    pub anonymous: bool,
+    /// Headers that are never part of a question, beside the built-in list; `*` stands for any characters.
+    pub ignore_headers: Vec<String>,
+    prefix: Vec<String>,
+    credential: Vec<Probe>,
+    client: Vec<Probe>,
+    denied: Vec<(Selector, Test)>,
+    unmatched: Class,
+    unmatched_long: Class,
+    failure: Option<Shape>,
+    reject: Option<Shape>,
+    routes: Vec<Route>,
+    paths: Paths,
+    /// Whether the credential or the client stands in the body.
+    who_in_body: bool,
+    meaning: u64,
+}
+
+/// A compiled route.
+#[derive(Debug)]
+struct Route {
+    name: String,
+    methods: Vec<Method>,
+    patterns: Vec<Pattern>,
+    when: Vec<Vec<(Probe, Test)>>,
+    body_over: Option<u64>,
+    class: Class,
+    long: Class,
+    cost: Cost,
+    stream: Option<StreamKind>,
+    reads: Option<Vec<Template<Probe>>>,
+    writes: Option<Vec<Template<Probe>>>,
+    answer: Option<Answer>,
+    /// Whether a test looks into the body.
+    tests_body: bool,
+    /// Whether a scope does.
+    scopes_body: bool,
+}
+
+impl Route {
+    /// Whether method and path fit, and what the path's names match.
+    fn fits<'p>(&'p self, head: &Parts, facts: &'p Facts<'_>) -> Option<Captures<'p>> {
+        if !self.methods.is_empty() && !self.methods.contains(&head.method) {
+            return None;
+        }
+        let segments = facts.target.as_ref()?.segments();
+        if self.patterns.is_empty() {
+            return Some(Captures::new());
+        }
+        self.patterns.iter().find(|pattern| pattern.matches(segments)).map(|pattern| pattern.captures(segments))
+    }
+
+    /// Whether its tests hold, given that it fits.
+    fn holds(&self, facts: &Facts<'_>, captures: &Captures<'_>) -> Truth {
+        let mut truth = self.body_over.map_or(Truth::Yes, |limit| facts.longer(limit));
+        if truth == Truth::No || self.when.is_empty() {
+            return truth;
+        }
+        let mut any = Truth::No;
+        for tests in &self.when {
+            let mut all = Truth::Yes;
+            for (probe, test) in tests {
+                all = all.and(test.holds(&facts.find(probe, captures)));
+                if all == Truth::No {
+                    break;
+                }
+            }
+            any = any.or(all);
+            if any == Truth::Yes {
+                break;
+            }
+        }
+        truth = truth.and(any);
+        truth
+    }
+}
+
+/// The route that a request takes.
+struct Choice<'p> {
+    index: usize,
+    route: &'p Route,
+    captures: Captures<'p>,
+    /// One of its tests is unknown.
+    unknown: bool,
+    /// Whether a route up to this one tests the body.
+    looked: bool,
 }
 
 /// What was read of a body before it is classed.
@@ -42,7 +180,12 @@ impl RouteId {
 pub enum Client {
     /// What the `client` selectors found, or, where `client` is not set, the credential's values.
     /// `secret` says that it came from the credential: then it is shown hashed only, whatever the log's settings.
-    Named { name: String, secret: bool },
+    Named {
+        /// What was found; several values are joined by a comma and a space.
+        name: String,
+        /// Whether it is a secret.
+        secret: bool,
+    },
     /// The peer's address: IPv4 /32, IPv6 /64.
     Address(IpAddr),
 }
@@ -82,6 +225,8 @@ pub struct Reading {
     pub cost: Cost,
     /// Who sent it.
     pub client: Client,
+    /// Whether a credential was found.
+    pub credential: bool,
     /// What it reads.
     pub reads: Vec<Scope>,
     /// What it writes.
@@ -90,7 +235,7 @@ pub struct Reading {
     pub effect: Effect,
     /// Whether it is open-ended.
     pub stream: Option<StreamKind>,
-    /// Whether a test or the body could not be read far enough, so that it writes `"*"`.
+    /// Whether a test, or a body that decides something, could not be read far enough, so that it writes `"*"`.
     pub unknown: bool,
 }
 
@@ -106,65 +251,264 @@ pub struct Shaped {
 }
 
 impl Profile {
-    /// Compiles a profile. `extend` finds the text of another profile by the name in `extends`. Unknown classes and everything else that
-    /// is wrong goes to `mistakes`; `None` if any of it is an error.
+    /// Compiles a profile. `extend` finds the text of another profile by the name in `extends`. Unknown classes, examples that do not come out
+    /// and everything else that is wrong goes to `mistakes`, warnings too; `None` if any of it is an error.
     pub fn compile(
-        _source: &Arc<Source>,
-        _extend: &dyn Fn(&str) -> Result<Arc<Source>, String>,
-        _classes: &Classes,
-        _mistakes: &Mistakes,
+        source: &Arc<Source>,
+        extend: &dyn Fn(&str) -> Result<Arc<Source>, String>,
+        classes: &Classes,
+        mistakes: &Mistakes,
     ) -> Option<Self> {
-        todo!()
+        compile::compile(source, extend, classes, mistakes)
     }
 
     /// Whether a route that this head could still match, or the credential or client, reads the body.
     #[must_use]
-    pub fn inspects(&self, _head: &Parts) -> bool {
-        todo!()
+    pub fn inspects(&self, head: &Parts) -> bool {
+        if self.who_in_body {
+            return true;
+        }
+        let content = OnceCell::from(Content::Unread);
+        let facts = Facts::new(head, BodySeen::Unread, &content, &self.paths, &self.prefix);
+        for route in &self.routes {
+            if route.fits(head, &facts).is_some() {
+                if route.tests_body || route.scopes_body {
+                    return true;
+                }
+                if route.when.is_empty() && route.body_over.is_none() {
+                    return false;
+                }
+            }
+        }
+        false
     }
 
     /// What the request is. Pure.
     #[must_use]
-    pub fn read(&self, _head: &Parts, _body: BodySeen<'_>, _peer: IpAddr) -> Reading {
-        todo!()
+    pub fn read(&self, head: &Parts, body: BodySeen<'_>, peer: IpAddr) -> Reading {
+        let content = OnceCell::new();
+        let facts = Facts::new(head, body, &content, &self.paths, &self.prefix);
+        let (client, credential) = self.who(&facts, peer);
+        let Some(choice) = self.choose(head, &facts) else {
+            let writes = if head.method.is_safe() && !upgrades(head) { Vec::new() } else { vec![Scope::All] };
+            return Reading {
+                route: RouteId::UNMATCHED,
+                class: self.unmatched,
+                long: self.unmatched_long,
+                cost: Cost::App,
+                client,
+                credential,
+                reads: Vec::new(),
+                effect: if writes.is_empty() { Effect::None } else { Effect::Write },
+                writes,
+                stream: None,
+                unknown: false,
+            };
+        };
+        let route = choice.route;
+        let scopes = |templates: &Option<Vec<Template<Probe>>>, max| {
+            templates.as_ref().map(|templates| scope::scopes(templates, &facts, &choice.captures, &self.prefix, max))
+        };
+        let reads = scopes(&route.reads, READS_MAX);
+        let unknown = choice.unknown || ((choice.looked || route.scopes_body) && !facts.whole());
+        let undeclared = upgrades(head) && route.stream != Some(StreamKind::WebSocket);
+        let writes = if unknown || undeclared {
+            vec![Scope::All]
+        } else {
+            scopes(&route.writes, WRITES_MAX).unwrap_or_else(|| {
+                let silent = reads.is_some() || (head.method.is_safe() && route.stream != Some(StreamKind::WebSocket));
+                if silent { Vec::new() } else { vec![Scope::All] }
+            })
+        };
+        let reads = reads.unwrap_or_default();
+        let effect = if !writes.is_empty() {
+            Effect::Write
+        } else if route.answer.is_some() && matches!(body, BodySeen::Whole(_)) {
+            Effect::Poll
+        } else if reads.is_empty() {
+            Effect::None
+        } else {
+            Effect::Read
+        };
+        Reading {
+            route: RouteId(u16::try_from(choice.index).unwrap_or(u16::MAX)),
+            class: route.class,
+            long: route.long,
+            cost: route.cost,
+            client,
+            credential,
+            reads,
+            writes,
+            effect,
+            stream: route.stream,
+            unknown,
+        }
+    }
+
+    /// The first route whose method and path fit and all of whose tests are true or unknown.
+    fn choose<'p>(&'p self, head: &Parts, facts: &'p Facts<'_>) -> Option<Choice<'p>> {
+        let mut looked = false;
+        for (index, route) in self.routes.iter().enumerate() {
+            let Some(captures) = route.fits(head, facts) else { continue };
+            looked |= route.tests_body;
+            let truth = route.holds(facts, &captures);
+            if truth != Truth::No {
+                return Some(Choice { index, route, captures, unknown: truth == Truth::Unknown, looked });
+            }
+        }
+        None
+    }
+
+    /// Who sends it, and whether it shows a credential. The first selector that finds something names the client; all its values count.
+    fn who(&self, facts: &Facts<'_>, peer: IpAddr) -> (Client, bool) {
+        let none = Captures::new();
+        let name = |probe: &Probe| {
+            let found = facts.find(probe, &none);
+            let mut name = String::new();
+            for text in found.values.iter().filter_map(truth::Value::text).filter(|text| !text.is_empty()) {
+                if !name.is_empty() {
+                    name.push_str(", ");
+                }
+                name.push_str(&text);
+            }
+            (!name.is_empty()).then_some(name)
+        };
+        let credential = self.credential.iter().find_map(name);
+        let shown = credential.is_some();
+        let client = match self.client.iter().find_map(name) {
+            Some(name) => Client::Named { name, secret: false },
+            None => credential.map_or_else(|| Client::Address(network(peer)), |name| Client::Named { name, secret: true }),
+        };
+        (client, shown)
+    }
+
+    /// How the request was read, for `tidegate explain`: every test that was asked, and what the route says as text.
+    #[must_use]
+    pub fn explain(&self, head: &Parts, body: BodySeen<'_>, peer: IpAddr) -> Explanation {
+        explain::explain(self, head, body, peer)
     }
 
     /// A route's name, `unmatched` where none matched.
     #[must_use]
-    pub fn route_name(&self, _route: RouteId) -> &str {
-        todo!()
+    pub fn route_name(&self, route: RouteId) -> &str {
+        self.routes.get(usize::from(route.0)).map_or("unmatched", |route| &route.name)
     }
 
     /// How many routes there are.
     #[must_use]
     pub fn routes(&self) -> usize {
-        todo!()
+        self.routes.len()
+    }
+
+    /// What of a route's replies may be stored; none for a route without `answer`.
+    #[must_use]
+    pub fn answer(&self, route: RouteId) -> Option<&Answer> {
+        self.routes.get(usize::from(route.0))?.answer.as_ref()
+    }
+
+    /// Replies that refuse a credential, beside 401 and 403: any of these tests holds.
+    #[must_use]
+    pub fn denied(&self) -> &[(Selector, Test)] {
+        &self.denied
     }
 
     /// The classes that its routes use, for the check that a `[class.X]` of a new name is used.
     #[must_use]
     pub fn classes_used(&self) -> Vec<Class> {
-        todo!()
+        let mut used = vec![self.unmatched, self.unmatched_long];
+        used.extend(self.routes.iter().flat_map(|route| [route.class, route.long]));
+        used.sort_unstable();
+        used.dedup();
+        used
     }
 
-    /// A refusal in the profile's shape; `None` where it has none (the caller then answers with problem JSON).
+    /// A number that differs, but for a collision, between profiles of which one could read a request's effects or credential differently from the
+    /// other. It compares profiles of one process only.
     #[must_use]
-    pub fn refusal(&self, _refusal: &Refusal, _class: &str, _id: &str) -> Option<Shaped> {
-        todo!()
+    pub fn meaning(&self) -> u64 {
+        self.meaning
     }
 
-    /// Our own 502 or 504 in the profile's `failure` shape; `None` where it has none.
+    /// A refusal in the profile's shape; `None` where it has none (the caller then answers with problem JSON). `class` and `id` must be words that
+    /// need no escaping in the body's language.
     #[must_use]
-    pub fn failure(&self, _status: StatusCode, _retry_after: Duration, _class: &str, _id: &str) -> Option<Shaped> {
-        todo!()
+    pub fn refusal(&self, refusal: &Refusal, class: &str, id: &str) -> Option<Shaped> {
+        let shape = self.reject.as_ref()?;
+        let status = shape.status.unwrap_or_else(|| refusal.status());
+        Some(shaped(shape, status, [&seconds(refusal.retry_after), class, refusal.rule.label(), id]))
     }
+
+    /// Our own 502 or 504 in the profile's `failure` shape; `None` where it has none. `{rule}` is `failed` in it.
+    #[must_use]
+    pub fn failure(&self, status: StatusCode, retry_after: Duration, class: &str, id: &str) -> Option<Shaped> {
+        let shape = self.failure.as_ref()?;
+        Some(shaped(shape, status, [&seconds(retry_after), class, "failed", id]))
+    }
+}
+
+/// Whole seconds, rounded up, as `Retry-After` wants them (RFC 9110 section 10.2.3).
+fn seconds(span: Duration) -> String {
+    span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)).to_string()
+}
+
+fn shaped(shape: &Shape, status: StatusCode, values: [&str; 4]) -> Shaped {
+    let mut body = String::with_capacity(shape.body.len() + 32);
+    let mut rest = shape.body.as_str();
+    while let Some(start) = rest.find('{') {
+        body.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let known = file::WORDS.iter().zip(values).find_map(|(word, value)| {
+            let behind = rest.strip_prefix('{')?.strip_prefix(word)?.strip_prefix('}')?;
+            Some((value, behind))
+        });
+        if let Some((value, behind)) = known {
+            body.push_str(value);
+            rest = behind;
+        } else {
+            body.push('{');
+            rest = &rest[1..];
+        }
+    }
+    body.push_str(rest);
+    Shaped { status, headers: shape.headers.clone(), body: body.into() }
+}
+
+/// An address as clients are told apart by it: IPv4 whole, IPv6 by its /64.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// Whether a request asks for another protocol on its connection (RFC 9110 section 7.8); HTTP/2 in clear is none.
+fn upgrades(head: &Parts) -> bool {
+    let mut protocols = head.headers.get_all(UPGRADE).iter().peekable();
+    if protocols.peek().is_none() {
+        return head.method == Method::CONNECT;
+    }
+    let listed = |value: &http::HeaderValue, word: &str| {
+        value.to_str().is_ok_and(|text| text.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
+    };
+    let only_h2c = protocols.all(|value| value.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    !only_h2c && head.headers.get_all(CONNECTION).iter().any(|value| listed(value, "upgrade"))
 }
 
 /// The text of a shipped profile.
 #[must_use]
-pub fn shipped(_name: &str) -> Option<&'static str> {
-    todo!()
+pub fn shipped(name: &str) -> Option<&'static str> {
+    match name {
+        "dynalist" => Some(include_str!("../../config/profiles/dynalist.toml")),
+        "couchdb" => Some(include_str!("../../config/profiles/couchdb.toml")),
+        "kinto" => Some(include_str!("../../config/profiles/kinto.toml")),
+        "caldav" => Some(include_str!("../../config/profiles/caldav.toml")),
+        "generic" => Some(include_str!("../../config/profiles/generic.toml")),
+        _ => None,
+    }
 }
 
 /// The names of the shipped profiles.
 pub const SHIPPED: [&str; 5] = ["dynalist", "couchdb", "kinto", "caldav", "generic"];
+
+#[cfg(test)]
+mod tests;

@@ -1,36 +1,42 @@
 //! What the tests over real sockets share: the real binary in a folder of its own, an app that does as it is told and remembers what it
 //! was asked, and clients that speak raw bytes.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test may end by it")]
 
 pub mod app;
+pub mod wire;
 
 use std::{
+    collections::BTreeMap,
     fs,
-    io::Write as _,
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 pub use app::App;
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub use wire::{Answer, Wire, get, request};
 
-/// The profile of these tests: one route per class, clients by a header.
+/// The profile of these tests: a route per class, clients by a header.
 pub const PROFILE: &str = r#"
 name = "test"
 client = ["header.x-client"]
-credential = ["header.authorization"]
 
 [[route]]
 name = "feed"
 path = "/feed/{rest*}"
 stream = "sse"
+class = "other"
+writes = []
+
+[[route]]
+name = "other"
+path = "/other/{rest*}"
 class = "other"
 writes = []
 
@@ -73,11 +79,27 @@ path = "/{rest*}"
 writes = ["doc:{path.rest}"]
 "#;
 
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
+/// The fields of a line of the access log that dashboards rest on.
+pub const LOG_FIELDS: [&str; 15] = [
+    "time",
+    "client",
+    "route",
+    "class",
+    "documents",
+    "effect",
+    "outcome",
+    "rule",
+    "status",
+    "wait_ms",
+    "app_ms",
+    "db_ms",
+    "total_ms",
+    "bytes_in",
+    "bytes_out",
+];
+
+/// The longest that a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The real binary.
 pub struct Tidegate {
@@ -88,43 +110,54 @@ pub struct Tidegate {
 }
 
 impl Tidegate {
-    /// Starts tidegate in front of `app`; `more` is appended to its configuration, whose tables it may not repeat. `{folder}` in it is the
+    /// Starts tidegate in front of `app` with these settings: lines of dotted keys, such as `app.seats = 2`. `{folder}` in them is the
     /// test's own folder.
-    pub async fn start(app: SocketAddr, more: &str) -> Self {
-        Self::start_with(app, "", "", more).await
+    pub async fn start(app: SocketAddr, settings: &str) -> Self {
+        Self::start_with(app, PROFILE, settings).await
     }
 
-    /// The same, with further keys of `[listen]` and `[app]`.
-    pub async fn start_with(app: SocketAddr, listen_keys: &str, app_keys: &str, more: &str) -> Self {
+    /// The same with a profile of its own.
+    pub async fn start_with(app: SocketAddr, profile: &str, settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let listen: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-        let admin: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-        fs::write(folder.path().join("profile.toml"), PROFILE).expect("a profile");
-        let more = more.replace("{folder}", &folder.path().display().to_string());
+        fs::write(folder.path().join("profile.toml"), profile).expect("a profile");
+        let profile = if settings.contains("profile =") { "" } else { "profile = \"./profile.toml\"\n" };
         let config = format!(
-            "profile = \"./profile.toml\"\n[listen]\naddress = \"{listen}\"\n{listen_keys}\n[admin]\naddress = \"{admin}\"\n[log]\naccess = \"./access.log\"\n[app]\nservers = [\"{app}\"]\n{app_keys}\n{more}\n"
+            "{profile}listen.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\nlog.access = \"./access.log\"\napp.servers = [\"{app}\"]\n{}\n",
+            settings.replace("{folder}", &folder.path().display().to_string())
         );
         fs::write(folder.path().join("tidegate.toml"), config).expect("a configuration");
+        Self::run(folder).await
+    }
+
+    async fn run(folder: TempDir) -> Self {
         let events = fs::File::create(folder.path().join("events.log")).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["run", "--config"])
             .arg(folder.path().join("tidegate.toml"))
+            .env_remove("TIDEGATE_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(events)
             .spawn()
             .expect("tidegate starts");
-        let tidegate = Self { listen, admin, folder, child };
-        tidegate.until_ready().await;
-        tidegate
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let said = fs::read_to_string(folder.path().join("events.log")).unwrap_or_default();
+            if let Some((listen, admin)) = addresses(&said) {
+                return Self { listen, admin, folder, child };
+            }
+            let ended = child.try_wait().expect("it can be waited for");
+            assert!(ended.is_none() && Instant::now() < until, "tidegate does not start: {said}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
-    async fn until_ready(&self) {
-        let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(self.listen).await.is_err() || TcpStream::connect(self.admin).await.is_err() {
-            assert!(Instant::now() < until, "tidegate does not start: {}", self.events());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    /// Starts it anew in the same folder, after it has ended.
+    pub async fn again(mut self) -> Self {
+        let empty = tempfile::tempdir().expect("a folder");
+        let folder = std::mem::replace(&mut self.folder, empty);
+        drop(self);
+        Self::run(folder).await
     }
 
     pub fn config(&self) -> PathBuf {
@@ -136,19 +169,21 @@ impl Tidegate {
         fs::read_to_string(self.folder.path().join("events.log")).unwrap_or_default()
     }
 
+    /// The lines of the access log so far.
+    pub fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
     /// The lines of the access log, once there are at least `count`.
-    pub async fn log(&self, count: usize) -> Vec<serde_json::Value> {
-        let path = self.folder.path().join("access.log");
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-            if lines.len() >= count || Instant::now() > until {
-                assert!(lines.len() >= count, "only {} lines: {text}", lines.len());
-                return lines;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    pub async fn log(&self, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} lines in the access log"), || async {
+            let lines = self.lines();
+            (lines.len() >= count).then_some(lines)
+        })
+        .await
     }
 
     pub fn pid(&self) -> u32 {
@@ -161,9 +196,14 @@ impl Tidegate {
         assert!(sent.success());
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
     /// Waits for its end.
     pub async fn exit_code(&mut self) -> Option<i32> {
-        let until = Instant::now() + Duration::from_secs(40);
+        let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("it can be waited for") {
                 return status.code();
@@ -175,36 +215,84 @@ impl Tidegate {
 
     /// A GET on the admin listener: status and body.
     pub async fn ask(&self, path: &str) -> (u16, String) {
-        let answer = raw(self.admin, format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await;
-        let answer = Answer::read(&answer);
-        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+        let answer = request(self.admin, "GET", path, &["host: localhost"], &[]).await;
+        (answer.status, answer.text())
     }
 
     /// A POST on the admin listener.
     pub async fn tell(&self, path: &str) -> (u16, String) {
-        let head =
-            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ntidegate-admin: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        let answer = Answer::read(&raw(self.admin, head.as_bytes()).await);
-        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+        let answer = request(self.admin, "POST", path, &["host: localhost", "tidegate-admin: 1", "content-length: 0"], &[]).await;
+        (answer.status, answer.text())
+    }
+
+    /// `/state` as JSON.
+    pub async fn state(&self) -> Value {
+        let (status, text) = self.ask("/state").await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// Every series of `/metrics` with its value.
+    pub async fn metrics(&self) -> BTreeMap<String, f64> {
+        let (status, text) = self.ask("/metrics").await;
+        assert_eq!(status, 200, "{text}");
+        let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+        series.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
     }
 
     /// The value of one series, such as `tidegate_in_flight{class="sync"}`; 0 if it is not there.
     pub async fn metric(&self, series: &str) -> f64 {
-        let (status, text) = self.ask("/metrics").await;
-        assert_eq!(status, 200, "{text}");
-        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
+        self.metrics().await.get(series).copied().unwrap_or(0.0)
+    }
+
+    /// The seats that are charged, over all classes.
+    pub async fn in_flight(&self) -> usize {
+        whole(sum(&self.metrics().await, "tidegate_in_flight{"))
+    }
+
+    /// Those who wait, over all classes.
+    pub async fn queued(&self) -> usize {
+        whole(sum(&self.metrics().await, "tidegate_queued{"))
+    }
+
+    /// Waits until so many seats are charged.
+    pub async fn until_in_flight(&self, wanted: usize) {
+        eventually(&format!("{wanted} in flight"), || async { (self.in_flight().await == wanted).then_some(()) }).await;
+    }
+
+    /// Waits until so many wait.
+    pub async fn until_queued(&self, wanted: usize) {
+        eventually(&format!("{wanted} queued"), || async { (self.queued().await == wanted).then_some(()) }).await;
     }
 
     /// Waits until a series has a value.
     pub async fn until_metric(&self, series: &str, wanted: f64) {
-        let until = Instant::now() + Duration::from_secs(15);
+        eventually(&format!("{series} {wanted}"), || async { ((self.metric(series).await - wanted).abs() < 1e-9).then_some(()) }).await;
+    }
+
+    /// What holds at the end of every test, once nothing runs any more: no seat is charged, nobody waits, every one of the `sent` requests
+    /// has exactly one outcome and one line in the access log, and every line has every field. Gives the lines.
+    pub async fn at_rest(&self, sent: usize) -> Vec<Value> {
+        let busy = ["tidegate_in_flight{", "tidegate_queued{", "tidegate_zombies", "tidegate_streams", "tidegate_seats_taken"];
+        let until = Instant::now() + PATIENCE;
         loop {
-            let value = self.metric(series).await;
-            if (value - wanted).abs() < 1e-9 {
-                return;
+            let metrics = self.metrics().await;
+            let left: f64 = busy.iter().map(|name| sum(&metrics, name)).sum();
+            let ended = whole(sum(&metrics, "tidegate_requests_total{"));
+            let lines = self.lines();
+            if left < 0.5 && ended == sent && lines.len() == sent {
+                for line in &lines {
+                    assert!(LOG_FIELDS.iter().all(|field| line.get(field).is_some()), "a field is missing in {line}");
+                }
+                return lines;
             }
-            assert!(Instant::now() < until, "{series} is {value}, not {wanted}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let wrong = || {
+                let is_busy = |name: &str| busy.iter().any(|busy| name.starts_with(busy));
+                let busy: Vec<_> = metrics.iter().filter(|(name, value)| is_busy(name) && **value > 0.0).collect();
+                format!("{sent} were sent, {ended} ended, {} lines; busy: {busy:?}\n{lines:#?}", lines.len())
+            };
+            assert!(Instant::now() < until && ended <= sent && lines.len() <= sent, "{}", wrong());
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -215,11 +303,14 @@ impl Tidegate {
         line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok()).expect("a number") * 1024
     }
 
-    /// Changes its configuration file by text.
-    pub fn rewrite(&self, change: impl FnOnce(String) -> String) {
+    /// Changes its configuration file, in one step.
+    pub fn rewrite(&self, change: impl FnOnce(&str) -> String) {
         let text = fs::read_to_string(self.config()).expect("a configuration");
-        let mut file = fs::File::create(self.config()).expect("writable");
-        file.write_all(change(text).as_bytes()).expect("written");
+        let changed = change(&text);
+        assert_ne!(changed, text, "nothing to change");
+        let beside = self.folder.path().join("tidegate.toml.new");
+        fs::write(&beside, changed).expect("written");
+        fs::rename(&beside, self.config()).expect("renamed");
     }
 }
 
@@ -233,105 +324,37 @@ impl Drop for Tidegate {
     }
 }
 
-/// An answer as bytes on the wire, read apart.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
-    /// Whether the body is whole by its own framing.
-    pub whole: bool,
+/// The addresses in the event that tells of the start.
+fn addresses(said: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line = said.lines().find(|line| line.contains("serving address="))?;
+    let listen = line.split("address=").nth(1)?.split_whitespace().next()?.parse().ok()?;
+    let admin = line.split("admin=Some(").nth(1)?.split(')').next()?.parse().ok()?;
+    Some((listen, admin))
 }
 
-impl Answer {
-    /// Reads the first answer in these bytes; its body is decoded.
-    pub fn read(bytes: &[u8]) -> Self {
-        let end = bytes
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(bytes)));
-        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status");
-        let rest = &bytes[end + 4..];
-        let mut answer = Self { status, head, body: Vec::new(), whole: true };
-        if answer.header("transfer-encoding") == Some("chunked") {
-            answer.whole = answer.unchunk(rest);
-        } else if let Some(length) = answer.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
-            answer.whole = rest.len() >= length;
-            answer.body = rest[..length.min(rest.len())].to_vec();
-        } else {
-            answer.body = rest.to_vec();
+/// The sum over the series whose names begin so.
+pub fn sum(metrics: &BTreeMap<String, f64>, beginning: &str) -> f64 {
+    metrics.iter().filter(|(name, _)| name.starts_with(beginning)).map(|(_, value)| value).sum()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+fn whole(value: f64) -> usize {
+    value as usize
+}
+
+/// Asks until there is an answer.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
         }
-        answer
-    }
-
-    fn unchunk(&mut self, mut rest: &[u8]) -> bool {
-        while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
-            let Ok(size) = usize::from_str_radix(&String::from_utf8_lossy(&rest[..end]), 16) else { return false };
-            rest = &rest[end + 2..];
-            if size == 0 {
-                return rest.ends_with(b"\r\n");
-            }
-            if rest.len() < size + 2 {
-                self.body.extend_from_slice(&rest[..size.min(rest.len())]);
-                return false;
-            }
-            self.body.extend_from_slice(&rest[..size]);
-            rest = &rest[size + 2..];
-        }
-        false
-    }
-
-    /// A header's value.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().skip(1).find_map(|line| {
-            let (known, value) = line.split_once(':')?;
-            known.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
+        assert!(Instant::now() < until, "it did not come: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Sends bytes and reads until the other side closes; what came before an error is returned.
-pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut socket = TcpStream::connect(address).await.expect("it listens");
-    socket.write_all(bytes).await.expect("it reads");
-    read_all(&mut socket).await
-}
-
-/// Reads until the end, an error, or 30 s.
-pub async fn read_all(socket: &mut TcpStream) -> Vec<u8> {
-    let mut all = Vec::new();
-    let mut part = [0; 65536];
-    while let Ok(Ok(count)) = tokio::time::timeout(Duration::from_secs(30), socket.read(&mut part)).await {
-        if count == 0 {
-            break;
-        }
-        all.extend_from_slice(&part[..count]);
-    }
-    all
-}
-
-/// One request on a connection of its own; `headers` are whole lines without their ends.
-pub async fn request(address: SocketAddr, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Answer {
-    let mut head = format!("{method} {target} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
-    for header in headers {
-        head.push_str(header);
-        head.push_str("\r\n");
-    }
-    if !body.is_empty() {
-        head.push_str(&format!("content-length: {}\r\n", body.len()));
-    }
-    head.push_str("\r\n");
-    let mut bytes = head.into_bytes();
-    bytes.extend_from_slice(body);
-    Answer::read(&raw(address, &bytes).await)
-}
-
-/// A GET.
-pub async fn get(address: SocketAddr, target: &str) -> Answer {
-    request(address, "GET", target, &[], &[]).await
+/// Sleeps where only the wire can tell that nothing happens.
+pub async fn pause(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
 }

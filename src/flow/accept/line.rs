@@ -26,6 +26,8 @@ use crate::wire::upload::Abort;
 #[derive(Debug, Default)]
 pub struct LineState {
     serving: AtomicBool,
+    /// A head was taken since the socket looked last.
+    taken: AtomicBool,
     abort: Abort,
     requests: AtomicU64,
     ambiguous: AtomicU64,
@@ -35,6 +37,7 @@ impl LineState {
     /// A head is complete and its request runs: what is read from now on is its body.
     pub fn begin(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.taken.store(true, Ordering::Release);
         self.serving.store(true, Ordering::Release);
     }
 
@@ -103,6 +106,9 @@ impl Line {
 
 impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.state.taken.swap(false, Ordering::AcqRel) {
+            self.head_begun = false;
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.socket).poll_read(context, buffer);
         if result.is_pending() {

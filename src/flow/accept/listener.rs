@@ -4,16 +4,21 @@ use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, t
 
 use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::task::TaskTracker;
+use tower::Layer;
 
 use super::{
     drain::{Drain, Stage},
+    guard::GuardLayer,
     line::{Line, LineState},
 };
 use crate::{
@@ -98,7 +103,7 @@ impl Front {
 
     fn spawn<S, F>(&self, socket: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, serve: S)
     where
-        S: Fn(Request, Arc<Connection>) -> F + Send + Sync + 'static,
+        S: Fn(Request, Arc<Connection>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
         // Without it answers would only be slower.
@@ -107,11 +112,12 @@ impl Front {
         let line = Arc::new(LineState::default());
         let io = TokioIo::new(Line::new(socket, Arc::clone(&line), listen.head_timeout, listen.body_timeout));
         let connection = Arc::new(Connection { peer, line });
-        let service = hyper::service::service_fn(move |request: Request| {
+        let service = tower::service_fn(move |request: Request| {
             connection.line.begin();
             let response = serve(request, Arc::clone(&connection));
             async move { Ok::<_, Infallible>(response.await) }
         });
+        let service = TowerToHyperService::new(GuardLayer.layer(service));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(listen.keep_alive)

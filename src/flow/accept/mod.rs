@@ -3,6 +3,7 @@
 pub mod address;
 pub mod drain;
 pub mod framing;
+pub mod guard;
 pub mod head;
 pub mod line;
 pub mod listener;

@@ -7,7 +7,7 @@ use http::{Method, Uri};
 use crate::{
     clock::Moment,
     flow::{gate::Shadows, origin::FailureKind},
-    model::{Class, ClientKey, Effect, Mode, Outcome, Rule, Scope},
+    model::{Class, ClientKey, Effect, Mode, Outcome, Rule, SCOPES_SHOWN_MAX, Scope},
     profile::Client,
 };
 
@@ -22,7 +22,7 @@ pub struct Exchange {
     pub target: Option<Uri>,
     /// Who sent it, as it may be shown.
     pub client: ClientShown,
-    /// The profile's name for its route, `unmatched` where none matched.
+    /// The profile's name for its route, `unmatched` where none matched; empty if it was never read.
     pub route: Arc<str>,
     /// The class at admission; `None` if it was never classed.
     pub class: Option<Class>,
@@ -66,6 +66,14 @@ pub struct Exchange {
     pub bytes_in: u64,
     /// The bytes of the response's body that were written.
     pub bytes_out: u64,
+}
+
+impl Exchange {
+    /// What it reads and writes, each scope once, at most [`SCOPES_SHOWN_MAX`].
+    pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
+        let distinct = |(index, scope): &(usize, &Scope)| !self.documents[..*index].contains(scope);
+        self.documents.iter().take(SCOPES_SHOWN_MAX).enumerate().filter(distinct).map(|(_, scope)| scope)
+    }
 }
 
 /// The most bytes of a path that the access log shows.
@@ -148,6 +156,16 @@ pub(crate) mod tests {
             bytes_in: 10,
             bytes_out: 20,
         }
+    }
+
+    #[test]
+    fn a_document_that_is_read_and_written_is_shown_once() {
+        let mut exchange = exchange();
+        let doc = |name: &str| Scope::Plain(Arc::from(name));
+        exchange.documents = vec![doc("a"), Scope::All, doc("b"), doc("a"), Scope::All];
+        assert_eq!(exchange.scopes().map(ToString::to_string).collect::<Vec<_>>(), ["a", "*", "b"]);
+        exchange.documents = (0..1000).map(|number| doc(&number.to_string())).collect();
+        assert_eq!(exchange.scopes().count(), SCOPES_SHOWN_MAX);
     }
 
     #[test]

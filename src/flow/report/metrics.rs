@@ -120,9 +120,7 @@ impl Metrics {
         let families = Families::new(&registry);
         let gauges = Gauges::new(&registry);
         #[cfg(target_os = "linux")]
-        registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
-            .expect("every name is declared once, in this file");
+        register(&registry, Box::new(prometheus::process_collector::ProcessCollector::for_self()));
         let handles = ArcSwap::from_pointee(families.resolve(settings, &[]));
         Self { registry, families, handles, gauges: Mutex::new(gauges) }
     }
@@ -454,8 +452,12 @@ fn whole(count: usize) -> i64 {
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
-    registry.register(Box::new(collector.clone())).expect("every name is declared once, in this file");
+    register(registry, Box::new(collector.clone()));
     collector
+}
+
+fn register(registry: &Registry, collector: Box<dyn Collector>) {
+    registry.register(collector).expect("every name is declared once, in this file");
 }
 
 fn label_values(family: &IntCounterVec, label: &str) -> Vec<String> {

@@ -66,7 +66,7 @@ fn add(found: &mut DatabaseTime, entry: &str) {
     }
     if let Some(milliseconds) = dur.and_then(milliseconds) {
         let time = found.time.unwrap_or_default() + Duration::from_secs_f64(milliseconds / 1000.0);
-        found.time = Some(time.min(Duration::from_secs(86400)));
+        found.time = Some(time.min(Duration::from_hours(24)));
     }
     if let Some(more) = count.and_then(leading_number).or_else(|| desc.and_then(leading_number)) {
         found.queries = Some(found.queries.unwrap_or(0).saturating_add(more).min(QUERIES_MAX));
@@ -169,7 +169,7 @@ mod tests {
                 }
             }
             let found = read(&headers);
-            prop_assert!(found.time.is_none_or(|time| time <= Duration::from_secs(86400)));
+            prop_assert!(found.time.is_none_or(|time| time <= Duration::from_hours(24)));
             prop_assert!(found.queries.is_none_or(|queries| queries <= QUERIES_MAX));
         }
 

@@ -22,7 +22,7 @@ use super::exchange::Exchange;
 use crate::clock::Moment;
 
 /// After this time a second counts for 1/e of what it was: "now" is the last five minutes, roughly.
-pub const FADE: Duration = Duration::from_secs(300);
+pub const FADE: Duration = Duration::from_mins(5);
 
 /// How many names one sketch remembers.
 const ENTRIES: usize = 256;
@@ -71,7 +71,7 @@ impl Top {
     pub fn add(&self, exchange: &Exchange, now: Moment) {
         let seconds = exchange.app.unwrap_or_default().as_secs_f64();
         self.add_one(&self.clients, &exchange.client, seconds, now);
-        for scope in exchange.documents.iter().take(crate::model::SCOPES_SHOWN_MAX) {
+        for scope in exchange.scopes() {
             self.add_one(&self.documents, scope, seconds, now);
         }
         self.add_one(&self.routes, &exchange.route, seconds, now);
@@ -276,7 +276,7 @@ mod tests {
         let ranked = sketch.list(2, at(300.0));
         assert_eq!(ranked[0].name, "new");
         assert!((ranked[1].app_seconds - 100.0 / std::f64::consts::E).abs() < 1e-9);
-        let years = 10.0 * 365.0 * 86400.0;
+        let years = 315_360_000.0;
         sketch.add(3, "much later", 1.0, at(years));
         let ranked = sketch.list(9, at(years));
         assert_eq!(ranked.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["much later"]);
@@ -295,9 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_scaled_with_their_weights() {
+        let mut sketch = Sketch::default();
+        let before = FADE.as_secs_f64() * EXPONENT_MAX - 1.0;
+        for key in 0..=ENTRIES as u64 {
+            sketch.add(key, &name(key), 1.0, at(before));
+        }
+        for moment in [before, before + 2.0] {
+            let ranked = sketch.list(1, at(moment));
+            assert_eq!(ranked[0].name, name(ENTRIES as u64), "the last took over an entry");
+            assert!((ranked[0].app_seconds / ranked[0].error_seconds - 2.0).abs() < 1e-9, "{ranked:?}");
+        }
+        assert!(sketch.origin > Moment::default(), "it was scaled in between");
+    }
+
+    #[test]
     fn a_long_name_is_cut_between_characters() {
         let mut text = Bounded::default();
-        assert!(write!(text, "{}{}", "a".repeat(NAME_BYTES_MAX - 1), "é").is_err());
+        assert!(write!(text, "{}é", "a".repeat(NAME_BYTES_MAX - 1)).is_err());
         assert_eq!(text.as_str(), "a".repeat(NAME_BYTES_MAX - 1));
     }
 }

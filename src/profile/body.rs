@@ -1,0 +1,172 @@
+//! Request bodies: what was read of them, decoded under a cap, and which language they say they speak.
+
+use std::{
+    borrow::Cow,
+    io::{BufRead, Read},
+};
+
+use flate2::bufread::{GzDecoder, ZlibDecoder};
+use http::{
+    HeaderMap,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    request::Parts,
+};
+
+use super::{
+    BodySeen, path,
+    truth::{Found, Truth, Value},
+};
+
+/// The most bytes that a compressed body is decoded to; what exceeds them is read as a prefix.
+pub const DECODED_MAX: usize = 64 * 1024;
+
+/// A body, decoded, as far as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// All of it.
+    Whole(Cow<'a, [u8]>),
+    /// Its beginning.
+    Prefix(Cow<'a, [u8]>),
+    /// Not read, or not decodable.
+    Unread,
+}
+
+/// Decodes what was read of a body. `gzip` and `deflate` (RFC 9110 section 8.4.1) are decoded; any other coding, more than one, and a body
+/// that begins like Zstandard (RFC 8878) count as unread, as does what cannot be decoded or goes on behind the end of its compression.
+#[must_use]
+pub fn decode<'a>(head: &Parts, body: BodySeen<'a>) -> Content<'a> {
+    let (bytes, whole) = match body {
+        BodySeen::Whole(bytes) => (bytes, true),
+        BodySeen::Prefix(bytes) => (bytes, false),
+        BodySeen::Unread if content_length(&head.headers) == Some(0) => (&[][..], true),
+        BodySeen::Unread => return Content::Unread,
+    };
+    let plain = |bytes: Cow<'a, [u8]>, whole| if whole { Content::Whole(bytes) } else { Content::Prefix(bytes) };
+    if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return Content::Unread;
+    }
+    let mut codings = head.headers.get_all(CONTENT_ENCODING).iter();
+    let coding = match (codings.next(), codings.next()) {
+        (None, _) => return plain(Cow::Borrowed(bytes), whole),
+        (Some(coding), None) => coding.to_str().unwrap_or_default().trim(),
+        (Some(_), Some(_)) => return Content::Unread,
+    };
+    if coding.is_empty() || coding.eq_ignore_ascii_case("identity") || (bytes.is_empty() && whole) {
+        return plain(Cow::Borrowed(bytes), whole);
+    }
+    if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") {
+        inflate(GzDecoder::new(bytes), GzDecoder::into_inner, whole)
+    } else if coding.eq_ignore_ascii_case("deflate") {
+        inflate(ZlibDecoder::new(bytes), ZlibDecoder::into_inner, whole)
+    } else {
+        Content::Unread
+    }
+}
+
+fn inflate<'a, D: Read>(mut decoder: D, remainder: impl FnOnce(D) -> &'a [u8], whole: bool) -> Content<'a> {
+    let mut text = Vec::new();
+    let limit = u64::try_from(DECODED_MAX).unwrap_or(u64::MAX);
+    match decoder.by_ref().take(limit).read_to_end(&mut text) {
+        Ok(_) => {
+            let mut one = [0];
+            if text.len() == DECODED_MAX && decoder.read(&mut one).map_or(true, |read| read > 0) {
+                return Content::Prefix(text.into());
+            }
+            let mut behind = remainder(decoder);
+            if behind.fill_buf().is_ok_and(|rest| !rest.is_empty()) {
+                return Content::Unread;
+            }
+            if whole { Content::Whole(text.into()) } else { Content::Prefix(text.into()) }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof && !whole => Content::Prefix(text.into()),
+        Err(_) => Content::Unread,
+    }
+}
+
+/// `Content-Length`, if there is exactly one that is a number.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    let first = all.next()?.to_str().ok()?.parse().ok();
+    if all.next().is_some() { None } else { first }
+}
+
+/// Whether a body is longer than `limit`: as `Content-Length` says, or by what was read. One of unknown length that exceeds the prefix counts
+/// as longer.
+#[must_use]
+pub fn longer(head: &Parts, body: BodySeen<'_>, limit: u64) -> Truth {
+    let over = |bytes: &[u8]| u64::try_from(bytes.len()).is_ok_and(|length| length > limit);
+    match (content_length(&head.headers), body) {
+        (_, BodySeen::Whole(bytes)) => over(bytes).into(),
+        (Some(length), _) => (length > limit).into(),
+        (None, BodySeen::Prefix(_)) => Truth::Yes,
+        (None, BodySeen::Unread) => Truth::Unknown,
+    }
+}
+
+/// The language that a body is in, as its `Content-Type` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// `application/json` or `.../...+json`, in UTF-8.
+    Json,
+    /// `application/x-www-form-urlencoded`, in UTF-8.
+    Form,
+    /// None was said.
+    Unsaid,
+    /// Something else, or more than one.
+    Other,
+}
+
+impl Language {
+    /// Reads `Content-Type`.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut all = headers.get_all(CONTENT_TYPE).iter();
+        let Some(first) = all.next() else { return Self::Unsaid };
+        let Some(text) = first.to_str().ok().filter(|_| all.next().is_none()) else { return Self::Other };
+        let mut parts = text.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default();
+        let foreign = parts.filter_map(|part| part.split_once('=')).any(|(name, value)| {
+            let value = value.trim().trim_matches('"');
+            name.trim().eq_ignore_ascii_case("charset") && !value.eq_ignore_ascii_case("utf-8") && !value.eq_ignore_ascii_case("utf8")
+        });
+        let tail = essence.len().checked_sub("+json".len()).and_then(|start| essence.get(start..));
+        if foreign {
+            Self::Other
+        } else if essence.eq_ignore_ascii_case("application/json") || tail.is_some_and(|tail| tail.eq_ignore_ascii_case("+json")) {
+            Self::Json
+        } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            Self::Form
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// The values of a name in an urlencoded text, a query or a form. A value that cannot be decoded is there but has no text. If the text is
+/// only a beginning, its last pair may be cut and does not count.
+#[must_use]
+pub fn form_values<'a>(text: &'a str, wanted: &str, whole: bool) -> Found<'a> {
+    let mut found = Found { open: !whole, ..Found::default() };
+    let text = if whole { text } else { &text[..text.rfind('&').unwrap_or(0)] };
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if form_text(name).as_deref() == Some(wanted) {
+            found.values.push(form_text(value).map_or(Value::Opaque, Value::from_text));
+        }
+    }
+    found
+}
+
+/// The values of a name in an urlencoded text, however long: for JSON that stands in a field. None if one cannot be decoded.
+#[must_use]
+pub fn form_texts<'a>(text: &'a str, wanted: &str) -> Option<Vec<Cow<'a, str>>> {
+    let pairs = text.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.filter(|(name, _)| form_text(name).as_deref() == Some(wanted)).map(|(_, value)| form_text(value)).collect()
+}
+
+fn form_text(raw: &str) -> Option<Cow<'_, str>> {
+    if !raw.contains('+') {
+        return path::decode(raw);
+    }
+    path::decode(&raw.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
+}

@@ -1,0 +1,188 @@
+//! What one request shows: selectors are looked up in its head and body, the body parsed at most once, and only if something asks.
+
+use std::{borrow::Cow, cell::OnceCell};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{
+    HeaderName,
+    header::{AUTHORIZATION, COOKIE},
+    request::Parts,
+};
+
+use super::{
+    BodySeen,
+    body::{self, Content, Language},
+    json::{Gathered, Paths},
+    path::{self, Captures, Target},
+    selector::Selector,
+    truth::{Found, Truth, Value},
+};
+
+/// A selector, ready to be looked up.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// What it looks for.
+    pub selector: Selector,
+    /// For `json.`: its slot among the profile's paths. For JSON in a form's field: its slot in `inner`.
+    slot: usize,
+    inner: Option<Paths>,
+}
+
+impl Probe {
+    /// Prepares a selector; a path into the body's JSON is added to `paths`.
+    #[must_use]
+    pub fn new(selector: Selector, paths: &mut Paths) -> Self {
+        let mut inner = None;
+        let slot = match &selector {
+            Selector::Json(path) => paths.slot(path),
+            Selector::FormJson(_, path) => inner.get_or_insert_with(Paths::default).slot(path),
+            _ => 0,
+        };
+        Self { selector, slot, inner }
+    }
+}
+
+/// One request.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    head: &'a Parts,
+    seen: BodySeen<'a>,
+    content: &'a OnceCell<Content<'a>>,
+    paths: &'a Paths,
+    prefix: &'a [String],
+    gathered: OnceCell<Gathered<'a>>,
+    /// Its path behind the profile's prefix; none if it can match no route.
+    pub target: Option<Target<'a>>,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts of a request; `content` takes the decoded body if something asks for it.
+    #[must_use]
+    pub fn new(head: &'a Parts, seen: BodySeen<'a>, content: &'a OnceCell<Content<'a>>, paths: &'a Paths, prefix: &'a [String]) -> Self {
+        let target = Target::parse(head.uri.path(), prefix);
+        Self { head, seen, content, paths, prefix, gathered: OnceCell::new(), target }
+    }
+
+    fn content(&self) -> &'a Content<'a> {
+        self.content.get_or_init(|| body::decode(self.head, self.seen))
+    }
+
+    /// Whether the body was read and decoded to its end.
+    #[must_use]
+    pub fn whole(&self) -> bool {
+        matches!(self.content(), Content::Whole(_))
+    }
+
+    /// Whether the body is longer than `limit` bytes.
+    #[must_use]
+    pub fn longer(&self, limit: u64) -> Truth {
+        body::longer(self.head, self.seen, limit)
+    }
+
+    /// What a selector finds.
+    #[must_use]
+    pub fn find<'f>(&'f self, probe: &Probe, captures: &'f Captures<'_>) -> Cow<'f, Found<'a>> {
+        let found = match &probe.selector {
+            Selector::Path => match &self.target {
+                Some(target) => Found::one(Value::from_text(target.text().into())),
+                None => Found::one(Value::Opaque),
+            },
+            Selector::Capture(wanted) => match captures.iter().find(|(name, _)| name == wanted) {
+                Some((_, text)) => Found::one(Value::from_text(text.clone().into_owned().into())),
+                None => Found::nothing(),
+            },
+            Selector::Query(name) => self.head.uri.query().map_or_else(Found::nothing, |query| body::form_values(query, name, true)),
+            Selector::Header(name) => self.headers(name, |text| Value::from_text(text.into())),
+            Selector::HeaderPath(name) => self.headers(name, |text| match Target::parse(path::of_url(text), self.prefix) {
+                Some(target) => Value::from_text(target.text().into()),
+                None => Value::Opaque,
+            }),
+            Selector::Cookie(name) => self.cookies(name),
+            Selector::BasicUser => self.basic_user(),
+            Selector::Json(_) => return Cow::Borrowed(self.gathered.get_or_init(|| self.gather()).found(probe.slot)),
+            Selector::Form(name) => self.form(|text, whole| body::form_values(text, name, whole)),
+            Selector::FormJson(name, _) => self.form(|text, whole| form_json(text, name, probe, whole)),
+            Selector::HeaderJson(..) | Selector::Xml(_) | Selector::XmlRoot | Selector::ReplyJson(_) | Selector::ReplyHeader(_) => {
+                Found::unread()
+            }
+        };
+        Cow::Owned(found)
+    }
+
+    fn headers(&self, name: &HeaderName, read: impl Fn(&'a str) -> Value<'a>) -> Found<'a> {
+        let values = self.head.headers.get_all(name).iter();
+        Found { values: values.map(|value| value.to_str().map_or(Value::Opaque, &read)).collect(), ..Found::default() }
+    }
+
+    fn cookies(&self, wanted: &str) -> Found<'a> {
+        let mut found = Found::nothing();
+        for header in self.head.headers.get_all(COOKIE) {
+            let Ok(text) = header.to_str() else {
+                found.open = true;
+                continue;
+            };
+            let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
+            found.values.extend(pairs.filter(|(name, _)| name.trim() == wanted).map(|(_, value)| Value::from_text(value.trim().into())));
+        }
+        found
+    }
+
+    fn basic_user(&self) -> Found<'a> {
+        let user = |text: &'a str| {
+            let (scheme, encoded) = text.split_once(' ')?;
+            if !scheme.eq_ignore_ascii_case("basic") {
+                return None;
+            }
+            let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
+            let text = String::from_utf8(decoded).ok()?;
+            text.split_once(':').map(|(user, _)| Value::from_text(user.to_owned().into()))
+        };
+        let values = self.head.headers.get_all(AUTHORIZATION).iter();
+        Found { values: values.filter_map(|value| value.to_str().ok().and_then(user)).collect(), ..Found::default() }
+    }
+
+    /// JSON is read in a body that says it is JSON, and in one that says nothing: real clients leave the type out, and their apps read JSON all
+    /// the same. In a body that says it is something else, whether the app reads JSON is in doubt, so it is unread. An empty body holds nothing.
+    fn gather(&self) -> Gathered<'a> {
+        let (bytes, whole) = match self.content() {
+            Content::Whole(bytes) if bytes.is_empty() => return self.paths.nothing(false),
+            Content::Whole(bytes) => (bytes, true),
+            Content::Prefix(bytes) => (bytes, false),
+            Content::Unread => return self.paths.nothing(true),
+        };
+        match Language::of(&self.head.headers) {
+            Language::Json | Language::Unsaid => self.paths.gather(bytes, whole),
+            Language::Form | Language::Other => self.paths.nothing(true),
+        }
+    }
+
+    /// A form is read only in a body that says it is one; JSON holds no form; anything else is in doubt.
+    fn form(&self, read: impl FnOnce(&'a str, bool) -> Found<'a>) -> Found<'a> {
+        let (bytes, whole) = match self.content() {
+            Content::Whole(bytes) if bytes.is_empty() => return Found::nothing(),
+            Content::Whole(bytes) => (bytes, true),
+            Content::Prefix(bytes) => (bytes, false),
+            Content::Unread => return Found::unread(),
+        };
+        match Language::of(&self.head.headers) {
+            Language::Form => match std::str::from_utf8(bytes) {
+                Ok(text) => read(text, whole),
+                Err(_) => Found::unread(),
+            },
+            Language::Json => Found::nothing(),
+            Language::Unsaid | Language::Other => Found::unread(),
+        }
+    }
+}
+
+/// What stands in the JSON of a form's field. A field that occurs twice, or that a prefix may have cut, is unread.
+fn form_json<'a>(text: &'a str, name: &str, probe: &Probe, whole: bool) -> Found<'a> {
+    let Some(paths) = probe.inner.as_ref().filter(|_| whole) else { return Found::unread() };
+    let Some(texts) = body::form_texts(text, name) else { return Found::unread() };
+    match texts.as_slice() {
+        [] => Found::nothing(),
+        [Cow::Borrowed(one)] => paths.gather(one.as_bytes(), true).found(probe.slot).clone(),
+        [Cow::Owned(one)] => paths.gather(one.as_bytes(), true).found(probe.slot).clone().into_owned(),
+        _ => Found::unread(),
+    }
+}
