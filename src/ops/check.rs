@@ -84,3 +84,43 @@ fn is_profile(file: &Path) -> bool {
 fn as_path(file: &Path) -> String {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn checked(text: &str, set: &[&str]) -> Checked {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file.toml");
+        fs::write(&file, text).expect("written");
+        check(&file, &set.iter().map(|set| (*set).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_sound_configuration_is_shown_as_seats() {
+        let found = checked("profile = \"generic\"\n[app]\nservers = [\"127.0.0.1:3000\"]\nseats = 8\n", &["class.large.ceiling=0.5"]);
+        assert!(found.sound && found.complaints.is_empty(), "{found:?}");
+        assert!(found.summary.contains("the shipped profile generic") && found.summary.contains("8 seats"), "{}", found.summary);
+    }
+
+    #[test]
+    fn mistakes_and_warnings_are_counted() {
+        let found = checked("profile = \"generic\"\n[app]\nseets = 8\n[class.sync]\nweight = 0\n", &[]);
+        assert!(!found.sound && found.summary.is_empty(), "{found:?}");
+        assert!(found.complaints.contains("is not used, 2 errors"), "{}", found.complaints);
+        let found = checked("", &["nonsense"]);
+        assert!(!found.sound && found.complaints.contains("KEY=VALUE"), "{}", found.complaints);
+    }
+
+    #[test]
+    fn a_profile_is_checked_by_itself_and_its_examples_are_run() {
+        let profile =
+            "name = \"mine\"\n[[route]]\nname = \"r\"\npath = \"/x\"\nwrites = []\n[[example]]\nrequest = \"GET /x\"\n[example.expect]\n";
+        let found = checked(&format!("{profile}route = \"r\"\n"), &[]);
+        assert!(found.sound && !found.summary.contains("seats"), "{found:?}");
+        let found = checked(&format!("{profile}route = \"other\"\n"), &[]);
+        assert!(!found.sound && found.complaints.contains("other"), "{found:?}");
+    }
+}

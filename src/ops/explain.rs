@@ -182,3 +182,100 @@ fn table<N: AsRef<str>>(rows: &[(N, String)]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::load::{Flags, Origin, load};
+
+    const PROFILE: &str = r#"
+name = "mine"
+credential = ["header.authorization"]
+client = ["query.user"]
+
+[[route]]
+name = "save"
+method = ["POST"]
+path = "/save"
+when = { "json.kind" = ["big"] }
+class = "large"
+writes = ["doc:{json.id}"]
+
+[[route]]
+name = "feed"
+path = "/feed"
+stream = "sse"
+writes = []
+"#;
+
+    fn loaded(set: &[&str]) -> Loaded {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("mine.toml");
+        std::fs::write(&file, PROFILE).expect("written");
+        let set = set.iter().map(|set| (*set).to_owned()).collect();
+        let flags = Flags { profile: Some(file.display().to_string()), app: Some("127.0.0.1:1".to_owned()), set, ..Flags::default() };
+        load(&Origin::new(None, &flags).expect("flags"), None).expect("sound")
+    }
+
+    fn question(target: &str, headers: &[&str], body: &str) -> Question {
+        let headers = headers.iter().map(|header| (*header).to_owned()).collect();
+        let method = if body.is_empty() { "GET" } else { "POST" }.to_owned();
+        Question { method, target: target.to_owned(), headers, body: body.into(), peer: None }
+    }
+
+    fn has(text: &str, row: &str, value: &str) {
+        let found = text
+            .lines()
+            .any(|line| line.split_once(row).is_some_and(|(before, after)| before.is_empty() && after.trim().starts_with(value)));
+        assert!(found, "`{row}` is not `{value}` in:\n{text}");
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_would_be() {
+        let asked = question("/save?user=ann", &["content-type: application/json"], "{\"kind\":\"big\",\"id\":\"a\"}");
+        let text = explain(&loaded(&["class.large.wait_max=7s"]), &asked).expect("explained");
+        for (row, value) in [
+            ("route", "save"),
+            ("client", "ann"),
+            ("writes", "doc:a"),
+            ("effect", "write"),
+            ("class", "large"),
+            ("predicted_wait", "beyond 7s, enforce"),
+            ("save:", "true"),
+        ] {
+            has(&text, row, value);
+        }
+    }
+
+    #[test]
+    fn a_body_beyond_the_bound_is_read_as_far_as_it_would_be() {
+        let body = format!("{{\"pad\":\"{}\",\"kind\":\"big\",\"id\":\"a\"}}", "x".repeat(5000));
+        let asked = question("/save", &["content-type: application/json"], &body);
+        let text = explain(&loaded(&["inspect.bytes_max=1KiB"]), &asked).expect("explained");
+        has(&text, "body read", "the first 1KiB of");
+        has(&text, "writes", "*");
+        has(&text, "unknown", "yes");
+    }
+
+    #[test]
+    fn a_credential_is_never_shown() {
+        let asked = question("/feed", &["authorization: Bearer topsecret"], "");
+        let text = explain(&loaded(&[]), &asked).expect("explained");
+        has(&text, "client", "its credential");
+        has(&text, "stream", "sse");
+        assert!(text.contains("10000 open, 8 of one client") && !text.contains("topsecret"), "{text}");
+    }
+
+    #[test]
+    fn a_question_that_makes_no_sense_is_told_so() {
+        let loaded = loaded(&[]);
+        for (wrong, part) in [
+            (question("no target", &[], ""), "no target"),
+            (question("/", &["nonsense"], ""), "name: value"),
+            (question("/", &["a b: c"], ""), "no header's name"),
+            (Question { method: "GE T".to_owned(), ..question("/", &[], "") }, "no method"),
+        ] {
+            assert!(explain(&loaded, &wrong).is_err_and(|why| why.contains(part)), "{part}");
+        }
+    }
+}

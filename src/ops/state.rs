@@ -141,3 +141,89 @@ fn seconds(span: Duration) -> f64 {
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        clock::Moment,
+        config::Settings,
+        flow::{
+            gate::View,
+            report::{AppView, LogSink, exchange::tests::exchange},
+        },
+        ops::{
+            load::{Flags, Origin, load},
+            reload::reloads,
+        },
+    };
+
+    fn running(set: &[&str]) -> (Report, Reloader) {
+        let set = set.iter().map(|set| (*set).to_owned()).collect();
+        let flags = Flags { app: Some("127.0.0.1:3000".to_owned()), profile: Some("generic".to_owned()), set, ..Flags::default() };
+        let origin = Origin::new(None, &flags).expect("flags");
+        let loaded = load(&origin, None).expect("sound");
+        let report = Report::new(&loaded.settings, LogSink::off());
+        let (reloader, _) = reloads(origin, Arc::new(loaded), report.clone(), Box::new(|_| {}));
+        (report, reloader)
+    }
+
+    #[test]
+    fn the_state_says_what_runs_waits_and_was_refused() {
+        let (report, reloader) = running(&["class.large.closed=true"]);
+        let mut refused = exchange();
+        (refused.outcome, refused.rule, refused.app) = (Outcome::Refused, Some(Rule::Deadline), None);
+        report.ended(&refused);
+        report.released(&refused);
+        let mut slow = exchange();
+        slow.arrived = clock::now();
+        slow.app = Some(Duration::from_secs(3));
+        report.ended(&slow);
+        report.released(&slow);
+        let class = ClassView { in_flight: 2, queued: 1, oldest_running: Duration::from_millis(1500), ..ClassView::default() };
+        let scrape = Scrape {
+            gate: View { seats: 8, in_flight: 10, classes: vec![class; 5], ..View::default() },
+            app: AppView { server: "127.0.0.1:3000".to_owned(), up: true, zombies: 1, ..AppView::default() },
+            documents: 4,
+            ..Scrape::default()
+        };
+        let state = state(&scrape, &report, &reloader, 5);
+        let at = |pointer: &str| state.pointer(pointer).cloned().unwrap_or_default();
+        assert_eq!(at("/classes/sync/in_flight"), 2);
+        assert_eq!(at("/classes/sync/oldest_running_seconds"), 1.5);
+        assert_eq!(at("/classes/sync/refusals"), json!({ "deadline": 1 }));
+        assert_eq!(at("/classes/sync/requests/refused"), 1);
+        assert_eq!(at("/classes/large/closed"), true);
+        assert_eq!(at("/app/zombies"), 1);
+        assert_eq!(at("/documents/known"), 4);
+        assert_eq!((at("/top/documents/0/name"), at("/top/documents/0/app_seconds")), ("doc:a".into(), json!(3.0)));
+        assert_eq!(at("/top/documents/1"), Value::Null, "what was refused took nothing");
+    }
+
+    #[test]
+    fn a_removed_class_is_shown_until_it_has_drained() {
+        let (report, reloader) = running(&[]);
+        let mut loaded = (*reloader.in_force().loaded).clone();
+        let mut settings: Settings = loaded.settings.clone();
+        settings.class[4].removed = true;
+        loaded.settings = settings;
+        let (reloader, _) = reloads(reloader.origin().clone(), Arc::new(loaded), report.clone(), Box::new(|_| {}));
+        let mut scrape = Scrape { gate: View { classes: vec![ClassView::default(); 5], ..View::default() }, ..Scrape::default() };
+        assert!(state(&scrape, &report, &reloader, 5)["classes"].get("other").is_none());
+        scrape.gate.classes[4].in_flight = 1;
+        assert_eq!(state(&scrape, &report, &reloader, 5)["classes"]["other"]["removed"], true);
+    }
+
+    #[test]
+    fn the_configuration_says_what_is_in_force_and_where_from() {
+        let (_, reloader) = running(&["class.sync.queue_max=5"]);
+        let config = config(&reloader);
+        assert_eq!(config["settings"]["class"]["sync"]["queue_max"], 5);
+        assert_eq!(config["flags"], json!(["--app 127.0.0.1:3000", "--profile generic", "--set class.sync.queue_max"]));
+        assert_eq!((&config["profile"], &config["file"]), (&json!("generic"), &Value::Null));
+        assert_eq!(config["config"]["hash"].as_str().map(str::len), Some(32));
+        assert!(reloader.in_force().since >= Moment::default());
+    }
+}

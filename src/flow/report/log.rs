@@ -19,13 +19,10 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use super::{
     decision::show_id,
-    exchange::{Exchange, PATH_SHOWN_MAX},
+    exchange::{ClientShown, Exchange, PATH_SHOWN_MAX},
     metrics::NO_CLASS,
 };
-use crate::{
-    config::settings::{AccessLog, Log},
-    model::Scope,
-};
+use crate::config::settings::{AccessLog, Log};
 
 /// Where access lines go. Shared by all requests; what waits is written when it is closed or dropped.
 #[derive(Debug, Default)]
@@ -159,12 +156,10 @@ struct Line<'a> {
     id: &'a str,
     method: &'a str,
     path: Option<&'a str>,
-    #[serde(serialize_with = "shown")]
-    client: &'a dyn fmt::Display,
+    client: Shown<'a, ClientShown>,
     route: Option<&'a str>,
     class: &'a str,
-    #[serde(serialize_with = "scopes")]
-    documents: &'a Exchange,
+    documents: Scopes<'a>,
     effect: &'a str,
     outcome: &'a str,
     rule: Option<&'a str>,
@@ -185,10 +180,10 @@ fn line_of(exchange: &Exchange, class: Option<&str>, arrived: SystemTime, line: 
         id: &show_id(exchange.id),
         method: cut(exchange.method.as_str(), 32),
         path: path.map(|path| cut(path, PATH_SHOWN_MAX)),
-        client: &exchange.client,
+        client: Shown(&exchange.client),
         route: Some(&*exchange.route).filter(|route| !route.is_empty()),
         class: class.unwrap_or(NO_CLASS),
-        documents: exchange,
+        documents: Scopes(exchange),
         effect: exchange.effect.label(),
         outcome: exchange.outcome.label(),
         rule: exchange.rule.map(crate::model::Rule::label),
@@ -206,18 +201,22 @@ fn line_of(exchange: &Exchange, class: Option<&str>, arrived: SystemTime, line: 
     }
 }
 
-fn shown<S: Serializer>(value: &&dyn fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
+/// Something that stands in the line as its text.
+struct Shown<'a, T: ?Sized>(&'a T);
+
+impl<T: fmt::Display + ?Sized> Serialize for Shown<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self.0)
+    }
 }
 
-fn scopes<S: Serializer>(exchange: &&Exchange, serializer: S) -> Result<S::Ok, S::Error> {
-    struct Shown<'a>(&'a Scope);
-    impl Serialize for Shown<'_> {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_str(self.0)
-        }
+/// A request's documents as an array.
+struct Scopes<'a>(&'a Exchange);
+
+impl Serialize for Scopes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.scopes().map(Shown))
     }
-    serializer.collect_seq(exchange.scopes().map(Shown))
 }
 
 /// At most so many bytes of a text.
@@ -264,13 +263,13 @@ mod tests {
     use crate::{
         clock::Moment,
         flow::report::exchange::tests::exchange,
-        model::{Class, ClientKey, Effect, Outcome, Rule, SCOPES_SHOWN_MAX},
+        model::{Class, ClientKey, Effect, Outcome, Rule, SCOPES_SHOWN_MAX, Scope},
     };
 
     fn line(exchange: &Exchange) -> Value {
         let mut bytes = Vec::new();
         line_of(exchange, Some("sync"), UNIX_EPOCH + Duration::from_millis(1_503_912_600_123), &mut bytes);
-        assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
+        assert_eq!(bytes.iter().position(|byte| *byte == b'\n'), Some(bytes.len() - 1), "one line");
         serde_json::from_slice(&bytes).expect("JSON")
     }
 
