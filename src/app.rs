@@ -270,6 +270,7 @@ pub fn run(origin: Origin) -> ExitCode {
 
 /// Drives a command on a runtime of its own; what still runs at its end is dropped.
 #[must_use]
+#[expect(clippy::print_stderr, reason = "where it says why it cannot start, there may be no subscriber yet")]
 pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
@@ -284,6 +285,7 @@ pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "what keeps it from starting is for the terminal, whatever the events' filter")]
 async fn serve(origin: Origin) -> ExitCode {
     let loaded = match load::load(&origin, None) {
         Ok(loaded) => loaded,

@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_duration_needs_a_unit() {
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         for wrong in ["5", "s", "-1s", "1.2.3s", "1e3s", "5 parsecs", "", "99999d"] {
             assert!(duration(wrong).is_err(), "{wrong}");

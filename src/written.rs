@@ -181,7 +181,7 @@ impl Mistakes {
     }
 }
 
-/// All mistakes as text for a terminal without colours: each with file:line:column, the line, a caret and what to write instead.
+/// All mistakes as text for a terminal without colours: each with file, line and column, the line, a caret and what to write instead.
 #[must_use]
 pub fn render(mistakes: &[Mistake]) -> String {
     let renderer = Renderer::plain();

@@ -57,15 +57,11 @@ async fn one_gib_each_way_takes_constant_memory() {
 async fn an_answer_that_the_app_cuts_short_is_cut_short_to_the_client() {
     let app = App::start().await;
     let tidegate = Tidegate::start(app.address, "").await;
-    // Small and large, with a length and in chunks: never a whole body.
-    for target in [
-        "/a?bytes=5000&piece=1000&cut=2000",
-        "/a?bytes=9000000&cut=300000",
-        "/a?bytes=5000&piece=1000&cut=2000&chunked",
-        "/a?bytes=9000000&cut=300000&chunked",
-    ] {
+    // Large and small, with a length and in chunks: never a whole body. `trickle`: the head is on its way before the connection breaks.
+    let cuts = ["bytes=9000000&cut=300000", "bytes=5000&piece=1000&cut=2000&trickle=50"];
+    for target in cuts.iter().flat_map(|cut| [format!("/a?{cut}"), format!("/a?{cut}&chunked")]) {
         let mut wire = Wire::connect(tidegate.listen).await;
-        wire.send(message("GET", target, &[], &[])).await;
+        wire.send(message("GET", &target, &[], &[])).await;
         let answer = wire.answer().await;
         assert_eq!(answer.status, 200);
         assert!(!answer.whole, "{target} looks whole with {} bytes", answer.body.len());
@@ -76,8 +72,22 @@ async fn an_answer_that_the_app_cuts_short_is_cut_short_to_the_client() {
         assert!(old.was_reset() || answer.is_some_and(|answer| !answer.whole), "{target} looks whole to HTTP/1.0");
     }
     let lines = tidegate.at_rest(8).await;
-    assert!(lines.iter().all(|line| line["outcome"] == "failed"), "{lines:#?}");
-    assert!((tidegate.metric(r#"tidegate_failures_total{error="http_response_incomplete"}"#).await - 8.0).abs() < 1e-9);
+    assert!(lines.iter().all(|line| line["outcome"] == "failed" && line["status"] == 200), "{lines:#?}");
+    tidegate.until_metric(r#"tidegate_failures_total{error="http_response_incomplete"}"#, 8.0).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_before_any_of_it_went_on_is_a_502() {
+    let app = WireApp::start(|mut wire, _| async move {
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nnot a hundred").await;
+    })
+    .await;
+    let tidegate = Tidegate::start(app.address, "").await;
+    let answer = get(tidegate.listen, "/a").await;
+    assert_eq!((answer.status, answer.header("proxy-status")), (502, Some("tidegate; error=http_response_incomplete")));
+    let lines = tidegate.at_rest(1).await;
+    assert_eq!((&lines[0]["outcome"], &lines[0]["status"]), (&"failed".into(), &502.into()));
 }
 
 #[tokio::test]

@@ -158,8 +158,10 @@ async fn in_a_storm_of_leavers_the_app_never_runs_more_than_its_seats() {
     const CLIENTS: u64 = 40;
     const EACH: u64 = 15;
     let app = App::start().await;
-    let settings =
-        format!("app.seats = {SEATS}\nclass.other.client.in_flight = 1000\nclass.other.queue_max = 10000\napp.upstream_cancels = true\n");
+    let settings = format!(
+        "app.seats = {SEATS}\nclass.other.client.in_flight = 1000\nclass.other.queue_max = 10000\n{}",
+        "app.head_timeout = \"1s\"\nclass.import.head_timeout = \"1s\"\n"
+    );
     let tidegate = Tidegate::start(app.address, &settings).await;
     let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut clients = Vec::new();
@@ -167,7 +169,7 @@ async fn in_a_storm_of_leavers_the_app_never_runs_more_than_its_seats() {
         let (address, answered) = (tidegate.listen, Arc::clone(&answered));
         clients.push(tokio::spawn(async move {
             let mut random = fastrand::Rng::with_seed(seed);
-            for _ in 0..EACH {
+            for turn in 0..EACH {
                 let mut wire = Wire::connect(address).await;
                 let (ms, bytes) = (random.u64(0..30), [0, 500, 100_000, 1_500_000][random.usize(0..4)]);
                 let target = format!("/other/a?ms={ms}&bytes={bytes}");
@@ -184,10 +186,11 @@ async fn in_a_storm_of_leavers_the_app_never_runs_more_than_its_seats() {
                         let _ = tokio::time::timeout(Duration::from_millis(random.u64(0..60)), wire.skip(1000)).await;
                         wire.reset();
                     }
-                    // Leaves in the middle of its upload.
+                    // Leaves in the middle of its upload. Few do so once they have a seat, which then counts for five seconds.
                     _ => {
-                        wire.send(message("POST", &target, &["content-length: 400000"], &[])).await;
-                        wire.try_send(vec![b'x'; random.usize(0..300_000)]).await;
+                        let length = if turn == 0 { 400_000 } else { 60_000 };
+                        wire.send(message("POST", &target, &[&format!("content-length: {length}")], &[])).await;
+                        wire.try_send(vec![b'x'; random.usize(0..length)]).await;
                         pause(random.u64(0..20)).await;
                         wire.reset();
                     }
@@ -227,7 +230,7 @@ async fn a_slow_reader_of_900_kb_holds_no_seat() {
     let tidegate = Tidegate::start(app.address, "app.seats = 1").await;
     let mut reader = slow_reader(&tidegate).await;
     reader.send(message("GET", "/other/a?bytes=900000", &[], &[])).await;
-    app.until_running("other", 1).await;
+    app.until_seen("/other/a", 1).await;
     tidegate.until_in_flight(0).await;
     assert_eq!(get_as(tidegate.listen, "b", "/other/next?bytes=900000").await.body.len(), 900_000);
     assert_eq!(reader.answer().await.body.len(), 900_000);
@@ -239,11 +242,11 @@ async fn what_is_read_ahead_is_bounded_and_past_it_the_seat_is_held() {
     let app = App::start().await;
     // More than the kernel's own buffers hold.
     const SIZE: usize = 20_000_000;
-    for (buffer, held) in [("32MiB", 0), ("1MiB", 1)] {
+    for (seen, buffer, held) in [(1, "32MiB", 0), (2, "1MiB", 1)] {
         let tidegate = Tidegate::start(app.address, &format!("app.seats = 1\napp.buffer = \"{buffer}\"")).await;
         let mut reader = slow_reader(&tidegate).await;
         reader.send(message("GET", &format!("/other/a?bytes={SIZE}"), &[], &[])).await;
-        app.until_running("other", 1).await;
+        app.until_seen("/other/a", seen).await;
         if held == 0 {
             tidegate.until_in_flight(0).await;
         } else {
@@ -260,13 +263,14 @@ async fn what_is_read_ahead_is_bounded_over_all_responses() {
     let app = App::start().await;
     let tidegate = Tidegate::start(app.address, "app.seats = 2\napp.buffer = \"32MiB\"\napp.buffer_memory_max = \"32MiB\"").await;
     let mut readers = Vec::new();
-    for _ in 0..2 {
+    for (count, held) in [(1, 0), (2, 1)] {
         let mut reader = slow_reader(&tidegate).await;
         reader.send(message("GET", "/other/a?bytes=25000000", &[], &[])).await;
         readers.push(reader);
+        app.until_seen("/other/a", count).await;
+        tidegate.until_in_flight(held).await;
     }
-    tidegate.until_in_flight(1).await;
-    pause(300).await;
+    pause(500).await;
     assert_eq!(tidegate.in_flight().await, 1, "one fits, the other keeps its seat");
     for reader in &mut readers {
         assert_eq!(reader.answer().await.body.len(), 25_000_000);
@@ -280,7 +284,8 @@ async fn a_reader_below_the_least_rate_loses_its_seat() {
     let tidegate = Tidegate::start(app.address, "app.seats = 1\nlisten.body_rate_min = \"1MiB\"").await;
     let mut reader = slow_reader(&tidegate).await;
     reader.send(message("GET", "/other/a?bytes=40000000", &[], &[])).await;
-    app.until_running("other", 1).await;
+    app.until_seen("/other/a", 1).await;
+    assert_eq!(tidegate.in_flight().await, 1);
     tidegate.until_in_flight(0).await;
     app.until_running("other", 0).await;
     let answer = reader.answer().await;

@@ -184,7 +184,7 @@ impl Flow {
         let arrival = Arrival { head: &head, checked, client, bytes_max: settings.inspect.bytes_max };
         let read = match classify::shell::read(&plan.profile, &arrival, upload, &self.memory).await {
             Ok(read) => read,
-            Err(fault) => return self.at_fault(fault, under),
+            Err(fault) => return Self::at_fault(fault, under),
         };
         let Read { mut reading, mut body, progress, bytes, hold } = read;
         if checked.upgrade {
@@ -216,7 +216,7 @@ impl Flow {
                     exchange.waited = Some(waited);
                     exchange.shadows = shadows;
                 });
-                return self.refused(&refusal, under);
+                return Self::refused(&refusal, under);
             }
         };
 
@@ -233,11 +233,11 @@ impl Flow {
         let answered = if stream { call.await } else { Surviving::new(call, self.tasks.clone()).await };
         match answered {
             Ok(Answer { head, body, whole }) => (Response::from_parts(head, body), Outcome::Forwarded, whole),
-            Err(CallError::App(kind)) => self.failed(kind, under),
-            Err(CallError::Client(fault)) => self.at_fault(fault, under),
+            Err(CallError::App(kind)) => Self::failed(kind, under),
+            Err(CallError::Client(fault)) => Self::at_fault(fault, under),
             Err(CallError::Streams) => {
                 let retry_after = FAILURE_PAUSE.mul_f64(1.0 + fastrand::f64() / 2.0);
-                self.refused(&Refusal { rule: Rule::Stream, own_doing: false, retry_after }, under)
+                Self::refused(&Refusal { rule: Rule::Stream, own_doing: false, retry_after }, under)
             }
         }
     }
@@ -299,12 +299,12 @@ impl Flow {
     }
 
     /// The client's own body failed.
-    fn at_fault(&self, fault: Fault, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
+    fn at_fault(fault: Fault, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
         let outcome = if fault == Fault::Gone { Outcome::Gone } else { Outcome::Refused };
         ours(response::malformed(fault.status(), &fault.to_string(), under.id), outcome, under)
     }
 
-    fn refused(&self, refusal: &Refusal, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
+    fn refused(refusal: &Refusal, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
         under.tracked.note(|exchange| exchange.rule = Some(refusal.rule));
         let class = under.tracked.note(|exchange| exchange.class);
         let name = class.map_or("none", |class| under.plan.settings.classes.name(class));
@@ -313,7 +313,7 @@ impl Flow {
         (response, Outcome::Refused, Some(size))
     }
 
-    fn failed(&self, kind: FailureKind, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
+    fn failed(kind: FailureKind, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
         let class = under.tracked.note(|exchange| {
             exchange.failure = Some(kind);
             exchange.class

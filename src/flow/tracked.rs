@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::{
     accept::LineState,
     classify::{documents::Documents, shell::Hold},
-    origin::{Close, Held, Watch},
+    origin::{Close, FailureKind, Held, Watch},
     report::{Exchange, Report, server_timing},
     tune,
 };
@@ -22,7 +22,7 @@ use crate::{
     clock,
     model::{Class, DocumentKeys, Outcome},
     profile::Cost,
-    wire::{pipe::End, upload::Progress},
+    wire::{Cut, pipe::End, upload::Progress},
 };
 
 /// What is learned from a request once the app is done with it.
@@ -135,7 +135,13 @@ impl Watch for Tracked {
         match end {
             End::Whole => self.end(Outcome::Forwarded, given),
             End::Gone => self.end(Outcome::Gone, given),
-            End::Cut(_) => {
+            End::Cut(cut) => {
+                self.exchange.lock().failure = match cut {
+                    Cut::App => Some(FailureKind::ResponseIncomplete),
+                    Cut::AppStalled => Some(FailureKind::ReadTimeout),
+                    Cut::Late => Some(FailureKind::ResponseTimeout),
+                    Cut::Upload(_) | Cut::SlowReader | Cut::Stopping => None,
+                };
                 // Without chunks only a reset shows that the body is not whole.
                 if self.version < Version::HTTP_11 {
                     self.line.abort();

@@ -2,7 +2,7 @@
 
 mod client;
 pub mod plan;
-mod wire;
+pub mod wire;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -21,9 +21,13 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
     for kind in Kind::ALL {
         line(&mut text, kind.label(), &cells(&bare.rows[kind.index()]), &cells(&behind.rows[kind.index()]));
     }
-    text.push_str("(offered: syncs that were due; <=1 s, all: answered within 1 s, and at all; times from when a sync was due to its\n");
-    text.push_str(" answer, retries within; refused, t-out: single requests refused, and given up on after ");
-    let _ = writeln!(text, "{})\n", show(Some(scenario.crowd.timeout)));
+    let _ = writeln!(
+        text,
+        "(offered: syncs that were due; <=1 s, all: answered within 1 s, and at all; times from when a sync was due to its answer,\n \
+         retries within; refused, t-out: single requests refused, and given up on after {}. Retry-After is told in seconds by the\n \
+         clock and waited for in seconds of the incident: clients come back sooner than tidegate means them to.)\n",
+        show(Some(scenario.crowd.timeout))
+    );
     short(&mut text, "normal syncs within 1 s", "bare", "behind tidegate");
     for (phase, (bare, behind)) in scenario.phases.iter().zip(bare.phases.iter().zip(&behind.phases)) {
         let fault = if phase.faults.any() { "!" } else { " " };
@@ -106,13 +110,27 @@ pub fn verdict(bare: &Figures, behind: &Figures) -> String {
         (lost, doubled) => format!("{lost} lost and {doubled} doubled"),
     };
     format!(
-        "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it, and of \
-         the acknowledged writes {} were lost or doubled behind tidegate and {} without it.",
+        "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it{}, and \
+         of the acknowledged writes {} were lost or doubled behind tidegate and {} without it.",
         percent(behind.incident),
         percent(bare.incident),
+        price(bare, behind),
         writes(behind),
         writes(bare)
     )
+}
+
+/// What was answered less often behind tidegate than without it, by more than one in a hundred.
+fn price(bare: &Figures, behind: &Figures) -> String {
+    let mut text = String::new();
+    for kind in Kind::ALL {
+        let [without, with] = [bare, behind].map(|figures| figures.rows[kind.index()].answered);
+        if without.percent().zip(with.percent()).is_some_and(|(without, with)| with + 1.0 < without) {
+            let lead = if text.is_empty() { ", at the price of" } else { " and" };
+            let _ = write!(text, "{lead} {} answered at all, {} instead of {}", kind.label(), percent(with), percent(without));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -139,6 +157,16 @@ mod tests {
         assert!(verdict(&figures(900, 0), &figures(200, 0)).contains("made it worse"));
         assert!(verdict(&figures(990, 0), &figures(995, 0)).contains("without tidegate too"));
         assert!(verdict(&figures(200, 0), &figures(995, 3)).contains("3 lost and 0 doubled were lost or doubled behind tidegate"));
+    }
+
+    #[test]
+    fn the_verdict_tells_the_price() {
+        let (mut bare, mut behind) = (figures(200, 0), figures(995, 0));
+        assert_eq!(price(&bare, &behind), "");
+        bare.rows[Kind::Import.index()].answered = Share { part: 9, of: 10 };
+        behind.rows[Kind::Import.index()].answered = Share { part: 6, of: 10 };
+        behind.rows[Kind::Poll.index()].answered = Share { part: 10, of: 10 };
+        assert_eq!(price(&bare, &behind), ", at the price of imports answered at all, 60.0% instead of 90.0%");
     }
 
     #[test]

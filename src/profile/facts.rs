@@ -88,7 +88,7 @@ impl<'a> Facts<'a> {
                 None => Found::one(Value::Opaque),
             },
             Selector::Capture(wanted) => match captures.iter().find(|(name, _)| name == wanted) {
-                Some((_, text)) => Found::one(Value::from_text(text.clone().into())),
+                Some((_, text)) => Found::one(Value::from_text(text.clone().into_owned().into())),
                 None => Found::nothing(),
             },
             Selector::Query(name) => self.head.uri.query().map_or_else(Found::nothing, |query| body::form_values(query, name, true)),

@@ -1,12 +1,12 @@
 //! How a sync service speaks: routes, selectors, tests and effects, compiled from TOML to something fast.
 //!
-//! A profile goes through two forms: [`file`] is what was written, every key checked by itself and with its place; [`Profile`] is what it means,
-//! with classes and paths resolved, checked as a whole ([`check`]) and tried on its own examples ([`example`]). A request is then read by
-//! [`Profile::read`]: routes are filtered by method and path, tests are asked in order, and the body is decoded and parsed at most once, and only if
+//! A profile goes through two forms: `file` is what was written, every key checked by itself and with its place; `Profile` is what it means,
+//! with classes and paths resolved, checked as a whole (`check`) and tried on its own examples (`example`). A request is then read by
+//! `Profile::read`: routes are filtered by method and path, tests are asked in order, and the body is decoded and parsed at most once, and only if
 //! something asks for what it holds.
 //!
 //! What the proxy reads must be what the app reads. So everything that two readers may take differently counts as unread: it makes a test unknown
-//! and a scope `"*"` ([`json`], [`path`] and [`facts`] say what that is). JSON is read in bodies whose `Content-Type` says JSON (`application/json`,
+//! and a scope `"*"` (`json`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says JSON (`application/json`,
 //! `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors are unread.
 //!
 //! How long a body is matters only where something looks into it: a body that goes on behind the prefix makes a request write `"*"` if the choice
@@ -108,7 +108,7 @@ struct Route {
 
 impl Route {
     /// Whether method and path fit, and what the path's names match.
-    fn fits(&self, head: &Parts, facts: &Facts<'_>) -> Option<Captures<'_>> {
+    fn fits<'p>(&'p self, head: &Parts, facts: &'p Facts<'_>) -> Option<Captures<'p>> {
         if !self.methods.is_empty() && !self.methods.contains(&head.method) {
             return None;
         }
@@ -346,7 +346,7 @@ impl Profile {
     }
 
     /// The first route whose method and path fit and all of whose tests are true or unknown.
-    fn choose<'p>(&'p self, head: &Parts, facts: &Facts<'_>) -> Option<Choice<'p>> {
+    fn choose<'p>(&'p self, head: &Parts, facts: &'p Facts<'_>) -> Option<Choice<'p>> {
         let mut looked = false;
         for (index, route) in self.routes.iter().enumerate() {
             let Some(captures) = route.fits(head, facts) else { continue };

@@ -136,7 +136,7 @@ pub struct Pattern {
 }
 
 /// What the names of a pattern matched, in the order of the pattern.
-pub type Captures<'p> = SmallVec<[(&'p str, String); 4]>;
+pub type Captures<'p> = SmallVec<[(&'p str, Cow<'p, str>); 4]>;
 
 impl Pattern {
     /// Reads a pattern.
@@ -205,24 +205,24 @@ impl Pattern {
 
     /// What its names match, given that it matches.
     #[must_use]
-    pub fn captures(&self, segments: &[Cow<'_, str>]) -> Captures<'_> {
+    pub fn captures<'p>(&'p self, segments: &'p [Cow<'_, str>]) -> Captures<'p> {
         let mut captures = Captures::new();
         self.capture_into(&mut captures, segments);
         captures
     }
 
-    fn capture_into<'p>(&'p self, captures: &mut Captures<'p>, segments: &[Cow<'_, str>]) {
-        let named = |captures: &mut Captures<'p>, pieces: &'p [Piece], segments: &[Cow<'_, str>]| {
+    fn capture_into<'p>(&'p self, captures: &mut Captures<'p>, segments: &'p [Cow<'_, str>]) {
+        let named = |captures: &mut Captures<'p>, pieces: &'p [Piece], segments: &'p [Cow<'_, str>]| {
             for (piece, segment) in pieces.iter().zip(segments) {
                 if let Piece::Name(start, name) = piece {
-                    captures.push((name, segment.get(start.len()..).unwrap_or_default().to_owned()));
+                    captures.push((name, Cow::Borrowed(segment.get(start.len()..).unwrap_or_default())));
                 }
             }
         };
         named(captures, &self.before, segments);
         if let Some((name, after)) = &self.rest {
             let end = segments.len().saturating_sub(after.len());
-            captures.push((name, segments.get(self.before.len()..end).unwrap_or_default().join("/")));
+            captures.push((name, segments.get(self.before.len()..end).unwrap_or_default().join("/").into()));
             named(captures, after, segments.get(end..).unwrap_or_default());
         }
     }

@@ -174,6 +174,8 @@ fn a_compressed_body_is_decoded() {
     let bomb = bomb.finish().expect("memory");
     assert!(bomb.len() < 65536);
     assert_eq!(effect("gzip", &bomb), ["*"], "longer than what is decoded");
+    let reading = profile.read(&head("POST /sync", &[JSON, ("content-encoding", "gzip")]), BodySeen::Whole(&bomb), PEER);
+    assert_ne!(profile.route_name(reading.route), "poll", "what was decoded decides as a prefix does");
     assert_eq!(effect("identity", &[0x28, 0xb5, 0x2f, 0xfd]), ["*"]);
 }
 

@@ -18,7 +18,7 @@ pub enum Value<'a> {
     Integer(i64),
     /// Any other number: readers differ in what they make of it, so it has no text.
     Number(f64),
-    /// A text of at most [`TEXT_MAX`] bytes without control characters.
+    /// A text of at most 1 KiB without control characters.
     Text(Cow<'a, str>),
     /// A text that is too long, holds control characters or cannot be decoded: it is there and not empty, but it has no text.
     Opaque,

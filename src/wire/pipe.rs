@@ -278,7 +278,10 @@ mod tests {
         Frame::data(Bytes::from(vec![0; size]))
     }
 
-    fn open(capacity: usize, budget: &Arc<Budget>) -> (Feed, Tap, Arc<Mutex<Option<(End, u64)>>>) {
+    /// How the reading end ended.
+    type Told = Arc<Mutex<Option<(End, u64)>>>;
+
+    fn open(capacity: usize, budget: &Arc<Budget>) -> (Feed, Tap, Told) {
         let told = Arc::new(Mutex::new(None));
         let tell = Arc::clone(&told);
         let (feed, tap) = pipe(capacity, Arc::clone(budget), None, 1024, Box::new(move |end, given| *tell.lock() = Some((end, given))));

@@ -35,6 +35,7 @@ import urllib.parse
 TEXTS = ("time", "id", "client", "method", "path", "route", "class", "effect", "outcome")
 NUMBERS = ("status", "wait_ms", "total_ms", "bytes_in", "bytes_out")
 MAYBE_NUMBERS = ("app_ms", "db_ms")
+LEFT = ("gone",)  # outcomes of a client that left first, maybe before there was a status
 ROW_KEYS = {"method", "path", "route", "class", "effect", "documents", "when", "status", "outcome", "times", "asked", "optional"}
 COMPARED = ("route", "class", "effect")
 SHOWN_MAX = 20
@@ -132,9 +133,11 @@ def malformed(line):
     if not isinstance(line, dict):
         return ["not a JSON object"]
     found = [f"{field} is not a text" for field in TEXTS if not isinstance(line.get(field), str) or not line[field]]
+    may_be_null = (*MAYBE_NUMBERS, "status") if line.get("outcome") in LEFT else MAYBE_NUMBERS
     for field in NUMBERS + MAYBE_NUMBERS:
         value = line.get(field)
-        if not (value is None and field in MAYBE_NUMBERS and field in line) and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+        if not is_number and not (field in line and value is None and field in may_be_null):
             found.append(f"{field} is not a number")
     if not isinstance(line.get("documents"), list) or not all(isinstance(text, str) for text in line["documents"]):
         found.append("documents is not a list of texts")
@@ -150,7 +153,7 @@ def malformed(line):
         found.append("no route matched")
     if line["rule"]:
         found.append(f"refused by {line['rule']}")
-    if line["status"] >= 500 or line["status"] == 429:
+    if line["status"] is not None and (line["status"] >= 500 or line["status"] == 429):
         found.append(f"status {line['status']}")
     if "?" in line["path"]:
         found.append("the path holds the query")

@@ -145,6 +145,12 @@ class TheWholeLog(unittest.TestCase):
         second = {**copy.deepcopy(self.lines[1]), "client": "somebody else"}
         self.assertNotEqual(self.mistakes([self.lines[0], second]), [])
 
+    def test_only_a_client_that_left_may_have_no_status(self):
+        silent = {**self.lines[0], "status": None}
+        self.assertNotEqual(self.mistakes([silent, self.lines[1]]), [])
+        rows = POLL_AND_FEED.replace('route = "poll"', 'outcome = ["gone"]\nroute = "poll"')
+        self.assertEqual(check.List(rows).check_line({**silent, "outcome": "gone"}), [])
+
     def test_rows_that_both_describe_a_line_are_a_mistake(self):
         twice = POLL_AND_FEED.replace('route = "feed"', 'route = "poll"').replace('"sync"', '"noop"').replace('"none"', '"poll"')
         twice = twice.replace("documents = []", 'documents = ["db:{any}"]')

@@ -35,7 +35,7 @@ CREDENTIALS = [*PASSWORDS.values(), *(base64.b64encode(f"{user}:{word}".encode()
 
 # What a document costs is not this test's subject: on a machine that is busy with other things a slow reply would make a document dear, and
 # the log would then rightly say another class. So nothing is dear here, and nothing outlives its class.
-SETTINGS = ("gate.long_cost=10m", "class.noop.long_after=10m", "class.sync.long_after=10m")
+SETTINGS = ("gate.long_cost=10m", "class.noop.long_after=25s", "class.sync.long_after=25s")
 
 KINTO = """
 [server:main]

@@ -92,7 +92,12 @@ type Body = BoxBody<Bytes, std::io::Error>;
 impl App {
     /// Starts it on a port of its own.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_on(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// Starts it on this address.
+    pub async fn start_on(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared =
             Arc::new(Shared { journal: Mutex::default(), connections: AtomicUsize::new(0), gone: watch::Sender::new(BTreeSet::new()) });
@@ -101,6 +106,7 @@ impl App {
             loop {
                 let Ok((socket, _)) = listener.accept().await else { continue };
                 kept.connections.fetch_add(1, Ordering::Relaxed);
+                socket.set_nodelay(true).expect("a socket");
                 let shared = Arc::clone(&kept);
                 tokio::spawn(async move {
                     let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
@@ -131,6 +137,14 @@ impl App {
     /// The requests whose targets begin so.
     pub fn seen_of(&self, beginning: &str) -> Vec<Seen> {
         self.seen().into_iter().filter(|seen| seen.target.starts_with(beginning)).collect()
+    }
+
+    /// Waits until as many came whose targets begin so.
+    pub async fn until_seen(&self, beginning: &str, count: usize) {
+        super::eventually(&format!("{count} of {beginning} at the app"), || async {
+            (self.seen_of(beginning).len() == count).then_some(())
+        })
+        .await;
     }
 
     /// Which requests of a first path segment run now.

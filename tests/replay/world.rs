@@ -128,6 +128,11 @@ fn moment(seconds: f64) -> Moment {
     BEGINNING + Duration::from_secs_f64(seconds)
 }
 
+/// A source's document that was known from the beginning.
+fn key(source: usize, document: u64) -> DocumentKey {
+    DocumentKey((source as u64 + 1) << 32 | document)
+}
+
 /// The last step that has begun.
 fn step<T: Copy>(steps: &[T], from: impl Fn(&T) -> f64, now: f64) -> T {
     *steps.iter().rev().find(|step| from(step) <= now).expect("the first step begins at 0")
@@ -189,15 +194,17 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the documents of every source cost while all was well.
+    /// What the documents of every source cost while all was well, learned in any order.
     fn remember(&mut self) {
-        for (index, source) in self.sources.iter().enumerate() {
+        let documents = |(index, source): (usize, &Source)| (0..source.documents).map(move |document| (index, document));
+        let mut all: Vec<_> = self.sources.iter().enumerate().flat_map(documents).collect();
+        self.random.shuffle(&mut all);
+        for (index, document) in all {
+            let source = &self.sources[index];
             let (_, low, high) = source.work[0];
-            for document in 0..source.documents {
-                let app = Duration::from_secs_f64(low + (high - low) * self.random.f64());
-                let sample = Sample { class: source.class, cost: Cost::App, app, database: None, reply: 500 };
-                self.documents.learn(&[key(index, document)], &sample, BEGINNING);
-            }
+            let app = Duration::from_secs_f64(low + (high - low) * self.random.f64());
+            let sample = Sample { class: source.class, cost: Cost::App, app, database: None, reply: 500 };
+            self.documents.learn(&[key(index, document)], &sample, BEGINNING);
         }
     }
 
@@ -400,16 +407,12 @@ impl<'a> World<'a> {
         good / all
     }
 
-    /// This percentile of their times; without end where one was never answered.
-    pub fn percentile(&self, source: usize, from: f64, until: f64, share: f64) -> f64 {
-        let mut times: Vec<f64> = self.sent(source, from, until).map(|wish| wish.answered.unwrap_or(f64::INFINITY)).collect();
+    /// This percentile of all times of a source; without end where one was never answered.
+    pub fn percentile(&self, source: usize, share: f64) -> f64 {
+        let mut times: Vec<f64> = self.sent(source, 0.0, f64::MAX).map(|wish| wish.answered.unwrap_or(f64::INFINITY)).collect();
         times.sort_by(f64::total_cmp);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
         let index = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len());
         times[index - 1]
     }
-}
-
-fn key(source: usize, document: u64) -> DocumentKey {
-    DocumentKey((source as u64 + 1) << 32 | document)
 }

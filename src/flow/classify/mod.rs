@@ -3,7 +3,7 @@
 pub mod documents;
 pub mod shell;
 
-use std::hash::Hasher;
+use std::{hash::Hasher, net::IpAddr};
 
 use siphasher::sip::SipHasher24;
 
@@ -41,7 +41,10 @@ impl ClientHasher {
             }
             Client::Address(address) => {
                 hasher.write_u8(2);
-                hasher.write(address.to_string().as_bytes());
+                match address {
+                    IpAddr::V4(address) => hasher.write(&address.octets()),
+                    IpAddr::V6(address) => hasher.write(&address.octets()),
+                }
             }
         }
         ClientKey(hasher.finish())

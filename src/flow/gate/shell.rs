@@ -361,3 +361,203 @@ async fn keep_time(gate: Weak<Shared>, keeper: Keeper) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::Future,
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use tokio::time::{advance, sleep, timeout};
+
+    use super::{
+        super::trial::{IMPORT, LARGE, OTHER, SYNC, intent, secs, settings},
+        *,
+    };
+    use crate::{
+        clock::nanoseconds,
+        config::settings::Rate,
+        model::{Mode, Rule},
+    };
+
+    /// Follows tokio's clock, which a test can stop.
+    fn stopped() -> Moment {
+        Moment(nanoseconds(tokio::time::Instant::now().duration_since(clock::instant(Moment(0)))))
+    }
+
+    fn gate(settings: &Settings) -> Gate {
+        Gate::with_clock(settings, Box::new(|_| {}), stopped)
+    }
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_that_is_dropped_lets_the_next_one_in() {
+        let gate = gate(&settings(1));
+        let first = gate.enter(intent(OTHER, 1)).await.unwrap();
+        assert_eq!((first.class, first.waited, first.predicted, first.account()), (OTHER, Duration::ZERO, None, OTHER));
+        let mut second = pin!(gate.enter(intent(OTHER, 2)));
+        assert!(poll(second.as_mut()).is_pending());
+        advance(secs(2.0)).await;
+        drop(first);
+        let second = second.await.unwrap();
+        assert!(second.waited >= secs(2.0) && second.predicted.is_some());
+        drop(second);
+        assert_eq!(gate.view().in_flight, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_goes_away_costs_no_seat_and_no_token() {
+        let mut scarce = settings(1);
+        scarce.class[OTHER.index()].client_rate = Some(Rate { per_second: 0.001, burst: 1, mode: Mode::Enforce });
+        let gate = gate(&scarce);
+        let first = gate.enter(intent(OTHER, 1)).await.unwrap();
+        {
+            let mut second = pin!(gate.enter(intent(OTHER, 2)));
+            assert!(poll(second.as_mut()).is_pending());
+            assert_eq!(gate.view().classes[OTHER.index()].queued, 1);
+        }
+        assert_eq!(gate.view().classes[OTHER.index()].queued, 0);
+        drop(first);
+        let refused = gate.enter(intent(OTHER, 1)).await.unwrap_err();
+        assert_eq!(refused.refusal.rule, Rule::ClientRate, "a token that was used is not given back");
+        drop(gate.enter(intent(OTHER, 2)).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_seat_that_nobody_came_to_take_is_given_back_with_its_token() {
+        let mut scarce = settings(1);
+        scarce.class[OTHER.index()].client_rate = Some(Rate { per_second: 0.001, burst: 1, mode: Mode::Enforce });
+        let gate = gate(&scarce);
+        let first = gate.enter(intent(OTHER, 1)).await.unwrap();
+        {
+            let mut second = pin!(gate.enter(intent(OTHER, 2)));
+            assert!(poll(second.as_mut()).is_pending());
+            drop(first);
+            assert_eq!(gate.view().in_flight, 1, "it has its seat, but was not polled since");
+        }
+        assert_eq!(gate.view().in_flight, 0);
+        drop(gate.enter(intent(OTHER, 2)).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_comes_without_anybody_asking() {
+        let gate = gate(&settings(1));
+        let _seat = gate.enter(intent(OTHER, 1)).await.unwrap();
+        let refused = gate.enter(intent(OTHER, 2)).await.unwrap_err();
+        assert_eq!(refused.refusal.rule, Rule::Deadline);
+        assert!((20.0..20.01).contains(&refused.waited.as_secs_f64()), "{:?}", refused.waited);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_brings_a_deadline_forward() {
+        let gate = gate(&settings(1));
+        let _seat = gate.enter(intent(OTHER, 1)).await.unwrap();
+        let waiter = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.enter(intent(OTHER, 2)).await }
+        });
+        sleep(secs(1.0)).await;
+        let mut hasty = settings(1);
+        hasty.class[OTHER.index()].wait_max = secs(3.0);
+        gate.reload(&hasty);
+        let refused = waiter.await.unwrap().unwrap_err();
+        assert!((3.0..3.01).contains(&refused.waited.as_secs_f64()), "{:?}", refused.waited);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_for_long_is_moved_and_told() {
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let moved = Box::new(move |moved: Moved| told.send((moved.class, moved.documents)).unwrap());
+        let gate = Gate::with_clock(&settings(4), moved, stopped);
+        let quick = gate.enter(intent(SYNC, 1)).await.unwrap();
+        let slow = gate.enter(intent(SYNC, 2)).await.unwrap();
+        sleep(secs(0.9)).await;
+        drop(quick);
+        sleep(secs(0.2)).await;
+        assert_eq!((slow.class, slow.account()), (SYNC, LARGE));
+        let (class, documents) = heard.recv().await.unwrap();
+        assert_eq!((class, documents.as_slice()), (SYNC, intent(SYNC, 2).documents.as_slice()));
+        assert!(heard.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_silent_gives_its_seat_away() {
+        let gate = gate(&settings(1));
+        let mut stream = gate.enter(Intent { stream: true, ..intent(OTHER, 1) }).await.unwrap();
+        let mut next = pin!(gate.enter(intent(OTHER, 2)));
+        assert!(poll(next.as_mut()).is_pending());
+        stream.keep_stream_only();
+        let next = next.await.unwrap();
+        assert_eq!((gate.view().in_flight, gate.view().streams), (1, 1));
+        drop((stream, next));
+        assert_eq!((gate.view().in_flight, gate.view().streams), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shadows_are_complete_at_the_end() {
+        let mut shadow = settings(1);
+        shadow.gate.mode = Mode::Shadow;
+        let gate = gate(&shadow);
+        let _first = gate.enter(intent(OTHER, 1)).await.unwrap();
+        let second = gate.enter(intent(OTHER, 2)).await.unwrap();
+        sleep(secs(21.0)).await;
+        assert!(second.shadows.is_empty());
+        assert_eq!(second.shadows().as_slice(), [Rule::Deadline]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_ends_with_the_gate() {
+        let gate = gate(&settings(1));
+        let seat = gate.enter(intent(SYNC, 1)).await.unwrap();
+        let alarm = Arc::clone(&gate.shared.alarm);
+        sleep(secs(0.1)).await;
+        assert!(alarm.kept.load(Ordering::Acquire));
+        drop(gate);
+        sleep(secs(0.1)).await;
+        assert!(alarm.kept.load(Ordering::Acquire), "a permit keeps it alive");
+        drop(seat);
+        sleep(secs(0.1)).await;
+        assert!(!alarm.kept.load(Ordering::Acquire));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn nobody_is_forgotten_in_a_crowd_that_comes_and_goes() {
+        let mut crowded = settings(3);
+        for class in &mut crowded.class {
+            class.queue_max = 10_000;
+            class.wait_max = Duration::from_secs(300);
+            class.rate = Some(Rate { per_second: 1e6, burst: 1_000_000, mode: Mode::Enforce });
+        }
+        let gate = Gate::new(&crowded, Box::new(|_| {}));
+        let mut tasks = Vec::new();
+        for number in 0..4000_u64 {
+            let gate = gate.clone();
+            tasks.push(tokio::spawn(async move {
+                let class = [OTHER, SYNC, LARGE, IMPORT][usize::try_from(number % 4).unwrap()];
+                let wish = Intent { writes: number % 3 == 0, unseen: number % 5 == 0, ..intent(class, number % 37) };
+                if number % 2 == 0 {
+                    // It leaves after a while, wherever it stands then.
+                    let stay = async {
+                        let _permit = gate.enter(wish).await;
+                        tokio::task::yield_now().await;
+                    };
+                    let _ = timeout(Duration::from_micros(number), stay).await;
+                    return;
+                }
+                let permit = gate.enter(wish).await;
+                tokio::task::yield_now().await;
+                drop(permit);
+            }));
+        }
+        for task in tasks {
+            timeout(Duration::from_secs(60), task).await.expect("somebody waits for ever").unwrap();
+        }
+        let view = gate.view();
+        assert_eq!((view.in_flight, view.classes.iter().map(|class| class.queued).sum::<usize>()), (0, 0));
+    }
+}

@@ -110,7 +110,7 @@ pub enum CallError {
 
 enum Waited {
     Answer(Response<Incoming>),
-    Failed(TrySendError<Request<Body>>),
+    Failed(Box<TrySendError<Request<Body>>>),
     Late,
     Stopping,
 }
@@ -248,7 +248,7 @@ impl Origin {
         loop {
             tokio::select! {
                 biased;
-                result = &mut sending => return result.map_or_else(Waited::Failed, Waited::Answer),
+                result = &mut sending => return result.map_or_else(|error| Waited::Failed(Box::new(error)), Waited::Answer),
                 () = &mut cut => return Waited::Stopping,
                 () = tokio::time::sleep_until(clock::instant(until)), if !open_ended => {}
             }
@@ -364,7 +364,7 @@ impl Origin {
         if stream {
             lease.leave_cap();
         }
-        let (body, whole) = self.body(incoming, lease, seat, deadlines, stream).await;
+        let (body, whole) = self.body(incoming, lease, seat, deadlines, stream).await?;
         Ok(Answer { head, body, whole })
     }
 }

@@ -266,7 +266,7 @@ impl Pool {
                 }
             }
             Err(error) => {
-                tracing::warn!(server = %self.server, %error, "the app's name could not be resolved; its last known addresses stay")
+                tracing::warn!(server = %self.server, %error, "the app's name could not be resolved; its last known addresses stay");
             }
         }
     }

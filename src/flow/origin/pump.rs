@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{Close, Deadlines, Lease, Origin, STREAM_SEAT_MAX, Seat, seat::Zombie};
+use super::{CallError, Close, Deadlines, FailureKind, Lease, Origin, STREAM_SEAT_MAX, Seat, seat::Zombie};
 use crate::{
     clock::{self, Moment},
     flow::accept::Stage,
@@ -35,6 +35,9 @@ const STREAM_SILENCE: Duration = Duration::from_secs(1);
 
 impl Origin {
     /// Makes the client's body of the app's, and its size where it is handed over whole.
+    ///
+    /// # Errors
+    /// It broke before anything of the answer has gone to the client, who is told so.
     pub(super) async fn body(
         &self,
         mut incoming: Incoming,
@@ -42,7 +45,7 @@ impl Origin {
         mut seat: Seat,
         deadlines: Deadlines,
         stream: bool,
-    ) -> (Body, Option<u64>) {
+    ) -> Result<(Body, Option<u64>), CallError> {
         let length = incoming.size_hint().exact();
         let mut begun = Begun::default();
         if !stream && length.is_none_or(|length| length <= WHOLE_MAX as u64) {
@@ -53,7 +56,10 @@ impl Origin {
                 drop(seat);
                 self.pool.give_back(lease);
                 let size = begun.size as u64;
-                return (begun.into_body(), Some(size));
+                return Ok((begun.into_body(), Some(size)));
+            }
+            if begun.broken {
+                return Err(CallError::App(FailureKind::ResponseIncomplete));
             }
         }
         let watch = Arc::clone(seat.watch());
@@ -72,7 +78,7 @@ impl Origin {
             zombie: None,
         };
         self.spawn_pump(pump, begun, incoming, lease);
-        (Body::Tap(tap), None)
+        Ok((Body::Tap(tap), None))
     }
 
     fn spawn_pump(&self, mut pump: Pump, begun: Begun, mut incoming: Incoming, lease: Lease) {
@@ -183,10 +189,6 @@ impl Pump {
         let mut until = self.deadlines.total();
         for frame in begun.frames {
             self.pass(frame).await;
-        }
-        if begun.broken {
-            self.feed.finish(Err(Cut::App));
-            return false;
         }
         loop {
             if self.gone && self.stream {

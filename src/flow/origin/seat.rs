@@ -131,10 +131,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let Some(permit) = self.permit.take() else { return };
         let end = self.released.unwrap_or_else(clock::now);
-        let hold = self.sent.map_or(Duration::ZERO, |sent| end.since(sent));
-        let held = Held { account: permit.account(), hold, close: self.close, reply: self.reply, shadows: permit.shadows() };
+        let charged = self.sent.map_or(Duration::ZERO, |sent| end.since(sent));
+        let record = Held { account: permit.account(), hold: charged, close: self.close, reply: self.reply, shadows: permit.shadows() };
         drop(permit);
-        self.watch.held(held);
+        self.watch.held(record);
     }
 }
 

@@ -65,7 +65,7 @@ async fn release(seat: &mut Seat, given: &AtomicU64) {
         before = now;
     }
     seat.keep_stream_only();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A side of which the written bytes are counted.

@@ -326,7 +326,6 @@ pub async fn import(world: Arc<World>, index: usize, begin: Duration) {
     let due = world.moment(begin);
     tokio::time::sleep_until(clock::instant(due)).await;
     let name = format!("i{index}");
-    // Every tenth or so of those who do not honour `Retry-After` is told by the same share as for the others.
     let honours = fastrand::Rng::with_seed(index as u64).f64() < world.scenario.crowd.honour_retry_after;
     let mut sender = Sender::new(&world, &name, honours, index as u64);
     let wish = world.tally.wish(Kind::Import, due);

@@ -281,3 +281,91 @@ impl Shared {
 fn between((least, most): (Duration, Duration)) -> Duration {
     least + most.saturating_sub(least).mul_f64(fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::lab::crowd::wire::{Ending, Wire};
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    async fn service(change: impl FnOnce(&mut Scenario)) -> Service {
+        let mut scenario = Scenario::shipped().expect("shipped");
+        change(&mut scenario);
+        let seed = |file_id: &str, rows| store::Seed { file_id: file_id.to_owned(), rows };
+        let documents = vec![seed("small", 10), seed("large", scenario.service.rows_large)];
+        Service::start(&Arc::new(scenario), documents).await.expect("it starts")
+    }
+
+    fn typed(id: &str) -> Bytes {
+        json!({ "token": "t", "file_id": "small", "version": 1, "changes": [{ "id": id, "content": "x" }] }).to_string().into()
+    }
+
+    #[tokio::test]
+    async fn every_endpoint_answers_as_its_clients_expect() {
+        let service = service(|_| ()).await;
+        let mut wire = Wire::to(service.address);
+        let poll = json!({ "token": "t", "file_id": "small", "version": 1, "changes": [] });
+        for (path, body, version) in [
+            ("/sync", poll.clone(), 1),
+            ("/sync", json!({ "token": "t", "file_id": "small", "version": 1, "changes": [{ "id": "a" }] }), 2),
+            ("/api/v1/doc/edit", json!({ "token": "t", "file_id": "small", "version": 2, "changes": [{ "id": "b" }] }), 3),
+            ("/api/v1/doc/read", json!({ "token": "t", "file_id": "small" }), 3),
+            ("/import", json!({ "token": "t", "file_id": "new", "changes": [{ "id": "c" }] }), 1),
+        ] {
+            let ending = wire.post(path, path, body.to_string().into(), PATIENCE).await;
+            assert!(matches!(&ending, Ending::Done(said) if said.version == version), "{path}: {ending:?}");
+        }
+        let watched = json!({ "token": "t", "file_ids": ["small", "new", "none"] }).to_string().into();
+        let ending = wire.post("/api/v1/doc/check_for_updates", "w", watched, PATIENCE).await;
+        assert!(matches!(&ending, Ending::Done(said) if said.versions.len() == 2 && said.versions["small"] == 3), "{ending:?}");
+        for (path, body) in [("/sync", json!({ "file_id": "small" })), ("/sync", json!({ "token": "t" })), ("/none", poll)] {
+            let ending = wire.post(path, "wrong", body.to_string().into(), PATIENCE).await;
+            assert!(matches!(ending, Ending::Failed), "{path}: {ending:?}");
+        }
+        let written = service.written().await.expect("read");
+        assert_eq!(written.applied.len(), 3);
+        assert_eq!(written.arrived_twice, 3, "`/sync` was sent twice under one id, and `wrong` three times");
+        service.stop().await;
+    }
+
+    #[tokio::test]
+    async fn it_works_on_when_its_client_has_gone() {
+        let service = service(|scenario| scenario.service.query_time = Duration::from_secs(3)).await;
+        let mut wire = Wire::to(service.address);
+        let ending = wire.post("/sync", "1", typed("kept"), Duration::from_millis(100)).await;
+        assert!(matches!(ending, Ending::TimedOut), "{ending:?}");
+        assert_eq!(service.pool().busy, 1, "it holds its connection though nobody waits for it");
+        assert_eq!(service.written().await.expect("read").applied["kept"], 1);
+        service.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_sync_of_a_large_document_is_slow_while_the_table_is_de_optimised_though_nothing_has_changed() {
+        let service = service(|scenario| scenario.pace = super::super::pace::Pace(100.0)).await;
+        service.set(Faults { table: TableState::Deoptimised, ..Faults::default() });
+        let mut wire = Wire::to(service.address);
+        let mut took = async |file_id: &str| {
+            let begun = std::time::Instant::now();
+            let body = json!({ "token": "t", "file_id": file_id, "version": 1, "changes": [] }).to_string().into();
+            assert!(matches!(wire.post("/sync", file_id, body, PATIENCE).await, Ending::Done(_)));
+            begun.elapsed()
+        };
+        let (small, large) = (took("small").await, took("large").await);
+        assert!(large >= Duration::from_millis(100) && small < large, "{small:?} {large:?}");
+        assert!(service.pool().spent[super::super::kind::Kind::Large.index()] >= Duration::from_millis(100));
+        service.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_stopped_service_closes_the_connection_without_an_answer() {
+        let service = service(|_| ()).await;
+        service.set(Faults { stopped: true, ..Faults::default() });
+        let ending = Wire::to(service.address).post("/sync", "1", typed("a"), PATIENCE).await;
+        assert!(matches!(ending, Ending::Lost), "{ending:?}");
+        assert_eq!(service.written().await.expect("read"), Written::default());
+        service.stop().await;
+    }
+}

@@ -179,3 +179,43 @@ impl Drop for Lease {
         state.spent[self.kind.index()] += clock::now().since(self.since);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::folder::Folder;
+
+    #[tokio::test]
+    async fn who_finds_no_connection_waits_behind_those_who_came_before() {
+        let folder = Folder::new().expect("made");
+        let pool = Arc::new(Pool::open(&folder.path().join("a.db"), 1).expect("opened"));
+        let first = pool.lease(Kind::Poll).await.expect("free");
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let waiters: Vec<_> = (0..3)
+            .map(|number| {
+                let (pool, order) = (Arc::clone(&pool), Arc::clone(&order));
+                tokio::spawn(async move {
+                    let mut lease = pool.lease(Kind::Change).await.expect("in turn");
+                    order.lock().push(number);
+                    lease.query(|connection| connection.query_row("SELECT 1", [], |row| row.get::<_, u32>(0))).await.expect("runs")
+                })
+            })
+            .collect();
+        while pool.view().waiting < 3 {
+            tokio::task::yield_now().await;
+        }
+        waiters[1].abort();
+        while pool.view().waiting > 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.view().busy, 1);
+        drop(first);
+        let mut ended = Vec::new();
+        for waiter in waiters {
+            ended.push(waiter.await.ok());
+        }
+        assert_eq!(ended, [Some(1), None, Some(1)]);
+        assert_eq!(*order.lock(), [0, 2]);
+        assert_eq!((pool.view().busy, pool.view().waiting), (0, 0));
+    }
+}

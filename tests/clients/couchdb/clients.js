@@ -100,6 +100,7 @@ async function live() {
     await phone.put({ _id: `live-phone-${turn}`, text: 'typed while connected' });
     await arrives(laptop, `live-phone-${turn}`);
   }
+  await new Promise((wake) => setTimeout(wake, 500)); // the feeds are open again, so that the server has seen each that the log will show
   await Promise.all(feeds.map((feed) => {
     const ended = new Promise((done) => feed.on('complete', done));
     feed.cancel();
