@@ -111,7 +111,7 @@ fn sixteen_of_all_classes(bencher: Bencher) {
         let permits: [Permit; 16] = std::array::from_fn(|number| {
             let number = number as u64;
             let class = [0, 0, 1, 1, 1, 2, 3, 4][usize::try_from(number % 8).unwrap_or(0)];
-            at_once(&gate, Intent { writes: number % 3 == 0, ..intent(class, number) })
+            at_once(&gate, Intent { writes: number.is_multiple_of(3), ..intent(class, number) })
         });
         black_box(permits)
     });

@@ -31,14 +31,14 @@ const JITTER_MAX: f64 = 1.5;
 /// The least `Retry-After`, and the most of the queue and of the other rules, as clients see them.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_QUEUE_MAX: Duration = Duration::from_secs(15);
-const RETRY_OTHER_MAX: Duration = Duration::from_secs(120);
+const RETRY_OTHER_MAX: Duration = Duration::from_mins(2);
 
 /// What is told where nothing can be computed: a closed class opens when an operator says so, a stream ends when its client likes.
 const RETRY_CLOSED: Duration = Duration::from_secs(30);
 const RETRY_STREAM: Duration = Duration::from_secs(10);
 
 /// Requests of a class that the gate does not know are admitted as `other`, which is always there.
-const OTHER: usize = 4;
+const OTHER: Class = Class(4);
 
 /// Names a request from [`Core::enter`] to [`Core::leave`].
 pub type Ticket = Key;
@@ -58,9 +58,27 @@ pub enum Entered {
 #[derive(Debug)]
 pub enum Notice {
     /// Got a seat.
-    Seat { ticket: Ticket, waited: Duration, predicted: Option<Duration>, shadows: Shadows },
+    Seat {
+        /// Who.
+        ticket: Ticket,
+        /// How long it waited.
+        waited: Duration,
+        /// How long it was expected to wait.
+        predicted: Option<Duration>,
+        /// What in shadow would have refused it so far.
+        shadows: Shadows,
+    },
     /// Was refused and is forgotten.
-    Refused { ticket: Ticket, refusal: Refusal, shadows: Shadows, waited: Duration },
+    Refused {
+        /// Who.
+        ticket: Ticket,
+        /// Why, and when to come back.
+        refusal: Refusal,
+        /// What in shadow would have refused it before.
+        shadows: Shadows,
+        /// How long it waited.
+        waited: Duration,
+    },
     /// Was moved.
     Moved(Moved),
 }
@@ -106,6 +124,7 @@ pub struct Core {
 
 impl Core {
     /// An empty gate by these settings. `seed` is that of the jitter.
+    #[must_use]
     pub fn new(settings: Arc<Settings>, seed: u64, now: Moment) -> Self {
         let mut core = Self {
             rules: Vec::new(),
@@ -126,6 +145,7 @@ impl Core {
     }
 
     /// The buckets, for a sweep now and then.
+    #[must_use]
     pub fn buckets(&self) -> [Arc<Buckets>; 2] {
         [Arc::clone(&self.client_rates), Arc::clone(&self.class_rates)]
     }
@@ -187,10 +207,11 @@ impl Core {
 
     /// A request comes.
     pub fn enter(&mut self, intent: Intent, now: Moment, notices: &mut Vec<Notice>) -> Entered {
-        let class = if intent.class.index() < self.rules.len() { intent.class.index() } else { OTHER };
-        let long = if intent.long.index() < self.rules.len() { intent.long.index() } else { class };
+        let known = |class: Class| class.index() < self.rules.len();
+        let class = if known(intent.class) { intent.class } else { OTHER };
+        let long = if known(intent.long) { intent.long } else { class };
         let mut request = Request {
-            class: Class(u8::try_from(class).expect("there are at most 16 classes")),
+            class,
             client: intent.client,
             arrived: now,
             place: None,
@@ -207,8 +228,8 @@ impl Core {
         let ticket = self.requests.insert(request);
         let ask = Ask {
             owner: ticket.index,
-            class,
-            long,
+            class: class.index(),
+            long: long.index(),
             client: intent.client.0,
             documents: intent.documents,
             writes: intent.writes,
@@ -218,22 +239,12 @@ impl Core {
         let supposed = self.shadow.is_some().then(|| ask.clone());
         let arrival = self.real.arrive(ask, now, &mut self.events);
         self.tell_real(now, notices);
-        let started = match arrival {
-            Arrival::Started(key) => {
-                self.requests[ticket.index].place = Some(key);
-                true
-            }
-            Arrival::Waits(key) => {
-                self.requests[ticket.index].place = Some(key);
-                false
-            }
-            Arrival::Refused(denial) => {
-                let refusal = self.refusal(denial);
-                let Some(request) = self.requests.remove(ticket.index) else { unreachable!("it was put in above") };
-                self.give_back(&request, now);
-                return Entered::Refused(refusal, request.shadows);
-            }
+        let (place, started) = match arrival {
+            Arrival::Started(key) => (key, true),
+            Arrival::Waits(key) => (key, false),
+            Arrival::Refused(denial) => return Entered::Refused(self.refusal(denial), self.turn_away(ticket.index, now)),
         };
+        self.requests[ticket.index].place = Some(place);
         if let (Some(shadow), Some(ask)) = (&mut self.shadow, supposed) {
             match shadow.arrive(ask, now, &mut self.events) {
                 Arrival::Started(key) | Arrival::Waits(key) => self.requests[ticket.index].virtual_place = Some(key),
@@ -294,6 +305,13 @@ impl Core {
                 self.streams_of.remove(&client.0);
             }
         }
+    }
+
+    /// Forgets a request that was refused, and says what would have refused it before.
+    fn turn_away(&mut self, index: u32, now: Moment) -> Shadows {
+        let Some(request) = self.requests.remove(index) else { return Shadows::new() };
+        self.give_back(&request, now);
+        request.shadows
     }
 
     /// Gives back what a request that does not get its seat has taken on the way.
@@ -365,6 +383,7 @@ impl Core {
     }
 
     /// When [`Core::advance`] has something to do next.
+    #[must_use]
     pub fn next(&self) -> Option<Moment> {
         self.real.next().into_iter().chain(self.shadow.as_ref().and_then(Schedule::next)).min()
     }
@@ -432,16 +451,19 @@ impl Core {
     }
 
     /// Whether a request still waits or runs.
+    #[must_use]
     pub fn knows(&self, ticket: Ticket) -> bool {
         self.requests.get(ticket).is_some()
     }
 
     /// The rules in shadow mode that would have refused a request so far.
+    #[must_use]
     pub fn shadows(&self, ticket: Ticket) -> Shadows {
         self.requests.get(ticket).map(|request| request.shadows.clone()).unwrap_or_default()
     }
 
     /// The class whose account is charged.
+    #[must_use]
     pub fn account(&self, ticket: Ticket) -> Option<Class> {
         let account = self.real.account(self.requests.get(ticket)?.place?)?;
         u8::try_from(account).ok().map(Class)
@@ -464,6 +486,7 @@ impl Core {
     }
 
     /// Its state at a moment.
+    #[must_use]
     pub fn view(&self, now: Moment) -> View {
         let seats = self.seats();
         let classes = self.settings.class.iter().enumerate().map(|(index, class)| {

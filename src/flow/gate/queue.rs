@@ -42,6 +42,7 @@ pub const BY_CLASS: usize = 2;
 
 /// A request that waits or runs.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about a request")]
 pub struct Entry {
     /// Whose it is: the core's index of the request.
     pub owner: u32,
@@ -249,8 +250,8 @@ impl Queue {
         let kind = self.kind(writes);
         let own = self.slots.get(&client).map_or(0, |slot| self.clients[*slot].waiting[kind]) as usize;
         let fair: u32 = self.levels[kind].iter().take(own + 1).sum();
-        let writers = if kind == 1 { self.waiting_of(0) } else { 0 };
-        fair as usize + writers
+        let first = if kind == 1 { self.waiting_of(0) } else { 0 };
+        fair as usize + first
     }
 
     fn waiting_of(&self, kind: usize) -> usize {

@@ -501,7 +501,6 @@ mod tests {
     use super::*;
     use crate::model::DocumentKey;
 
-    /// A request as the rules see it, found by looking at everything.
     impl Schedule {
         fn count(&self, of: impl Fn(&Entry) -> bool) -> usize {
             self.entries.iter().filter(|(_, entry)| of(entry)).count()
@@ -650,7 +649,7 @@ mod tests {
         let mut schedule = Schedule::new(Some(seats), &limits, now);
         let mut events = Vec::new();
         let mut keys: HashMap<u32, Key> = HashMap::new();
-        let mut virtual_times = vec![0; 5];
+        let mut virtual_times = [0; 5];
         for step in 0..steps {
             now = now + Duration::from_micros(random.u64(0..20_000));
             match random.u8(0..100) {
@@ -730,6 +729,7 @@ mod tests {
     }
 
     /// Water filling: nobody gets more than it asks for, and nobody gets less than another one unless it asks for less.
+    #[expect(clippy::cast_precision_loss, reason = "small counts")]
     fn max_min(seats: f64, demands: &[f64]) -> Vec<f64> {
         let mut shares = vec![0.0; demands.len()];
         let mut open: Vec<usize> = (0..demands.len()).collect();
@@ -738,7 +738,9 @@ mod tests {
             let level = left / open.len() as f64;
             let (met, unmet): (Vec<_>, Vec<_>) = open.iter().partition(|client| demands[**client] <= level);
             if met.is_empty() {
-                unmet.iter().for_each(|client| shares[*client] = level);
+                for client in unmet {
+                    shares[client] = level;
+                }
                 break;
             }
             for client in met {
@@ -837,6 +839,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::cast_precision_loss, reason = "small counts")]
     fn clients_get_their_max_min_fair_share_of_seat_time() {
         for (seed, seats, cap, habits) in [
             (1, 4, u32::MAX, vec![(40, 1.0, 0.0), (2, 1.0, 0.0), (4, 1.0, 0.0), (8, 1.0, 0.0)]),

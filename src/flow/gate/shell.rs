@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How often keys whose buckets are full again are forgotten.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The running gate; cheap to clone.
 #[derive(Clone, Debug)]
@@ -165,6 +165,7 @@ impl Gate {
     ///
     /// # Errors
     /// The refusal of the first rule that refuses.
+    #[expect(clippy::missing_panics_doc, reason = "it cannot: a waiter's sender is dropped only once the waiter has left")]
     pub async fn enter(&self, intent: Intent) -> Result<Permit, Box<Refused>> {
         let class = intent.class;
         match self.shared.enter(intent) {
@@ -530,7 +531,7 @@ mod tests {
         let mut crowded = settings(3);
         for class in &mut crowded.class {
             class.queue_max = 10_000;
-            class.wait_max = Duration::from_secs(300);
+            class.wait_max = Duration::from_mins(5);
             class.rate = Some(Rate { per_second: 1e6, burst: 1_000_000, mode: Mode::Enforce });
         }
         let gate = Gate::new(&crowded, Box::new(|_| {}));
@@ -555,7 +556,7 @@ mod tests {
             }));
         }
         for task in tasks {
-            timeout(Duration::from_secs(60), task).await.expect("somebody waits for ever").unwrap();
+            timeout(Duration::from_mins(1), task).await.expect("somebody waits for ever").unwrap();
         }
         let view = gate.view();
         assert_eq!((view.in_flight, view.classes.iter().map(|class| class.queued).sum::<usize>()), (0, 0));
