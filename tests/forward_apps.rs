@@ -184,7 +184,7 @@ async fn a_request_without_a_body_has_no_framing_and_one_with_a_length_keeps_it(
     assert_eq!(get(tidegate.listen, "/other/a").await.text(), "0 0");
     assert_eq!(request(tidegate.listen, "POST", "/other/a", &["content-length: 0"], &[]).await.text(), "0 1");
     assert_eq!(request(tidegate.listen, "POST", "/other/a", &[], b"four").await.text(), "4 1");
-    assert_eq!(request(tidegate.listen, "POST", "/other/a", &[], &[b'x'; 200_000]).await.text(), "200000 1");
+    assert_eq!(request(tidegate.listen, "POST", "/other/a", &[], &vec![b'x'; 200_000]).await.text(), "200000 1");
     // Read whole before the queue, it has a length.
     let mut wire = Wire::connect(tidegate.listen).await;
     wire.send("POST /other/a HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n").await;

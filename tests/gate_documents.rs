@@ -1,5 +1,7 @@
 //! What the gate promises of documents that cost much: moved while they run, admitted as large afterwards, remembered over a restart.
 
+#![expect(clippy::float_cmp, reason = "counts are exact")]
+
 mod common;
 
 use common::{

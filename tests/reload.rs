@@ -1,5 +1,7 @@
 //! What reloading promises to those who run and wait, to classes that are gone, and to buckets; `admin.rs` has the paths of a reload.
 
+#![expect(clippy::float_cmp, reason = "counts are exact")]
+
 mod common;
 
 use std::fs;

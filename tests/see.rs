@@ -1,5 +1,7 @@
 //! What can be seen: every request has one outcome and one line, and figures and lines agree.
 
+#![expect(clippy::float_cmp, reason = "counts are exact")]
+
 mod common;
 
 use std::collections::BTreeMap;
