@@ -15,7 +15,7 @@ use crate::{
     clock,
     flow::{
         Flow, Plan,
-        accept::{Drain, Stage, listener, listener::Front},
+        accept::{Connection, Drain, Stage, listener, listener::Front},
         report::{AppView, LogSink, Report, Scrape},
     },
     ops::{
@@ -198,6 +198,8 @@ impl House {
         helpers.spawn(reloads.run());
         let watched = Arc::clone(&self);
         helpers.spawn(async move { watched.flow.origin.watch().await });
+        // Without an operators' listener the reloads go on for as long as somebody could still ask for them: this one.
+        let asker = reloader.clone();
         let served = console.map(|console| {
             let desk = Console { running: Arc::clone(&self) as Arc<dyn admin::Running>, report: self.flow.report.clone(), reloader };
             tokio::spawn(admin::serve(console, Arc::new(desk), async move {
@@ -208,7 +210,9 @@ impl House {
         let accepting = Arc::clone(&self);
         let front = tokio::spawn(async move {
             let flow = Arc::clone(&accepting.flow);
-            accepting.front.run(socket, move |request, connection| Arc::clone(&flow).serve(request, connection)).await;
+            let told = Arc::clone(&flow);
+            let malformed = Arc::new(move |connection: &Connection, status| told.malformed_head(connection, status));
+            accepting.front.run(socket, move |request, connection| Arc::clone(&flow).serve(request, connection), malformed).await;
         });
 
         self.stop.notified().await;
@@ -216,6 +220,7 @@ impl House {
 
         // Both have their end behind them, or are cut now.
         front.abort();
+        drop(asker);
         kept.cancel();
         if let Some(keeping) = keeping {
             // It has told what went wrong.

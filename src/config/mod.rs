@@ -96,6 +96,8 @@ pub fn unchangeable(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("gate.lingering_max", old.gate.lingering_max != new.gate.lingering_max),
         ("gate.documents_max", old.gate.documents_max != new.gate.documents_max),
         ("gate.clients_max", old.gate.clients_max != new.gate.clients_max),
+        ("log.access", old.log.access != new.log.access),
+        ("log.lines_max", old.log.lines_max != new.log.lines_max),
         ("state.file", old.state_file != new.state_file),
     ]
     .into_iter()

@@ -15,7 +15,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
@@ -151,11 +151,13 @@ impl Flow {
         let plan = self.plan.load_full();
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (head, body) = request.into_parts();
-        let tracked = self.track(&head, &connection, id);
+        let tracked = self.track(head.method.clone(), Some(head.uri.clone()), head.version, &connection, id);
         let side = Side::new(&tracked);
         let under = Under { plan: &plan, tracked: &tracked, connection: &connection, id };
         let (mut response, outcome, whole) = self.path(head, body, &under).await;
-        tracked.note(|exchange| exchange.status = response.status().as_u16());
+        if outcome != Outcome::Gone {
+            tracked.note(|exchange| exchange.status = response.status().as_u16());
+        }
         self.finish(&mut response, &under);
         match whole {
             Some(bytes) => side.answered(outcome, bytes),
@@ -181,6 +183,7 @@ impl Flow {
 
         let upload = self.upload(body, checked.expects, settings);
         let client = address::client_address(connection.peer.ip(), &head.headers, &settings.listen);
+        let upgrade = self.prepare(&mut head, checked, under);
         let arrival = Arrival { head: &head, checked, client, bytes_max: settings.inspect.bytes_max };
         let read = match classify::shell::read(&plan.profile, &arrival, upload, &self.memory).await {
             Ok(read) => read,
@@ -191,8 +194,11 @@ impl Flow {
             classify::undeclared_upgrade(&mut reading);
         }
         let key = self.clients.key(&reading.client);
-        let intent = classify::intent(&reading, key, &self.documents, clock::now());
-        let (class, stream) = (intent.class, intent.stream);
+        let stream = reading.stream.is_some();
+        // What asks for an upgrade is held to the limits of streams before it is sent, whether or not the app agrees.
+        let mut intent = classify::intent(&reading, key, &self.documents, clock::now());
+        intent.stream |= upgrade.is_some();
+        let class = intent.class;
         let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.writes.is_empty();
         tracked.keep(hold, progress.clone());
         tracked.teach(Lesson { documents: intent.documents.clone(), class: reading.class, cost: reading.cost, stream });
@@ -224,7 +230,10 @@ impl Flow {
             exchange.waited = Some(permit.waited);
             exchange.predicted = permit.predicted;
         });
-        let upgrade = self.prepare(&mut head, &mut body, checked, under);
+        frame(&mut head, &body, checked);
+        if let Body::Upload(upload) = &mut body {
+            upload.charge();
+        }
         let watch = Arc::clone(tracked) as Arc<dyn origin::Watch>;
         let head_timeout = settings.of(class).head_timeout;
         let job = Job { head, body, progress, permit, watch, repeatable, stream, upgrade, head_timeout };
@@ -242,12 +251,23 @@ impl Flow {
         }
     }
 
-    fn track(&self, head: &Parts, connection: &Connection, id: u64) -> Arc<Tracked> {
+    /// Reports a head that hyper refused by itself, of which nothing is known but the status that answered it.
+    pub fn malformed_head(&self, connection: &Connection, status: StatusCode) {
+        let unread = Method::from_bytes(b"-").unwrap_or_default();
+        let tracked = self.track(unread, None, Version::HTTP_11, connection, self.ids.fetch_add(1, Ordering::Relaxed));
+        tracked.note(|exchange| {
+            exchange.rule = Some(Rule::Malformed);
+            exchange.status = status.as_u16();
+        });
+        tracked.end(Outcome::Refused, 0);
+    }
+
+    fn track(&self, method: Method, target: Option<Uri>, version: Version, connection: &Connection, id: u64) -> Arc<Tracked> {
         let now = clock::now();
         let exchange = Exchange {
             id,
-            method: head.method.clone(),
-            target: Some(head.uri.clone()),
+            method,
+            target,
             client: ClientShown::Hashed(self.clients.key(&crate::profile::Client::Address(connection.peer.ip()))),
             route: Arc::from(""),
             class: None,
@@ -272,7 +292,7 @@ impl Flow {
             bytes_in: 0,
             bytes_out: 0,
         };
-        Tracked::new(exchange, self.report.clone(), Arc::clone(&self.documents), Arc::clone(&connection.line), head.version)
+        Tracked::new(exchange, self.report.clone(), Arc::clone(&self.documents), Arc::clone(&connection.line), version)
     }
 
     fn upload(&self, body: hyper::body::Incoming, expects: bool, settings: &Settings) -> Upload {
@@ -281,29 +301,33 @@ impl Flow {
         Upload::new(body, expects, limits, Arc::clone(&self.linger))
     }
 
-    /// Makes the head that of the next hop, and gives the client's side of the upgrade that it asks for.
-    fn prepare(&self, head: &mut Parts, body: &mut Body, checked: Checked, under: &Under<'_>) -> Option<OnUpgrade> {
+    /// Makes the head that of the next hop before anything is read from it, so that what is read is what the app reads. Gives the client's
+    /// side of the upgrade that it asks for.
+    fn prepare(&self, head: &mut Parts, checked: Checked, under: &Under<'_>) -> Option<OnUpgrade> {
+        let settings = &under.plan.settings;
         let peer = under.connection.peer.ip();
-        let trusted = address::is_trusted(peer, &under.plan.settings.listen.trusted_proxies);
+        let trusted = address::is_trusted(peer, &settings.listen.trusted_proxies);
         let upgrade = checked.upgrade.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         let peer_text = &under.connection.peer_text;
         let hop = headers::Hop { peer, peer_text, trusted, via: &self.via, upgrade: upgrade.is_some() };
         headers::outgoing(&mut head.headers, &hop);
-        frame(head, body, checked);
+        // HTTP/1.0 may come without; HTTP/1.1, in which it goes on, may not (RFC 9112 section 3.2).
+        if !head.headers.contains_key(header::HOST)
+            && let Some(Ok(host)) = settings.app.servers.first().map(|server| HeaderValue::from_str(server))
+        {
+            head.headers.insert(header::HOST, host);
+        }
         head.version = Version::HTTP_11;
         if head.uri.scheme().is_some() {
             head.uri = head.uri.path_and_query().map_or(Uri::from_static("/"), |path| Uri::from(path.clone()));
-        }
-        if let Body::Upload(upload) = body {
-            upload.charge();
         }
         upgrade
     }
 
     /// The client's own body failed.
     fn at_fault(fault: Fault, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
-        let outcome = if fault == Fault::Gone { Outcome::Gone } else { Outcome::Refused };
-        ours(response::malformed(fault.status(), &fault.to_string(), under.id), outcome, under)
+        let response = response::malformed(fault.status(), &fault.to_string(), under.id);
+        if fault == Fault::Gone { (response, Outcome::Gone, Some(0)) } else { ours(response, Outcome::Refused, under) }
     }
 
     fn refused(refusal: &Refusal, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {

@@ -185,7 +185,11 @@ impl Side {
 
 impl Drop for Side {
     fn drop(&mut self) {
-        if let Some(tracked) = self.0.take() {
+        let Some(tracked) = self.0.take() else { return };
+        if std::thread::panicking() {
+            tracked.note(|exchange| exchange.status = StatusCode::INTERNAL_SERVER_ERROR.as_u16());
+            tracked.end(Outcome::Failed, 0);
+        } else {
             tracked.end(Outcome::Gone, 0);
         }
     }

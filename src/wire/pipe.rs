@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use super::{Budget, Cut};
 use crate::clock;
 
-/// How long a reader may keep the writer waiting before its rate is looked at.
-const RATE_GRACE: Duration = Duration::from_secs(5);
+/// How long a reader keeps the writer waiting, in all, between two looks at its rate.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 /// What is told when the reading end is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct Feed {
     rate_min: u64,
     sent: u64,
     waited: Duration,
+    /// What had been read when the rate was looked at last.
+    window_from: u64,
 }
 
 /// The reading end: a body.
@@ -69,13 +71,6 @@ impl fmt::Debug for Tap {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Tap").field("length", &self.length).field("given", &self.given).finish_non_exhaustive()
     }
-}
-
-/// Whether a frame may be put in, and what it took of the budget.
-#[derive(Clone, Copy, Debug)]
-enum Room {
-    Taken(u64),
-    Gone,
 }
 
 /// What became of a frame that was sent.
@@ -94,7 +89,15 @@ pub enum Sent {
 #[must_use]
 pub fn pipe(capacity: usize, budget: Arc<Budget>, length: Option<u64>, rate_min: u64, ending: Ending) -> (Feed, Tap) {
     let state = Arc::new(Mutex::new(State::default()));
-    let feed = Feed { state: Arc::clone(&state), budget: Arc::clone(&budget), capacity, rate_min, sent: 0, waited: Duration::ZERO };
+    let feed = Feed {
+        state: Arc::clone(&state),
+        budget: Arc::clone(&budget),
+        capacity,
+        rate_min,
+        sent: 0,
+        waited: Duration::ZERO,
+        window_from: 0,
+    };
     (feed, Tap { state, budget, length, given: 0, ending: Some(ending) })
 }
 
@@ -121,59 +124,64 @@ impl Feed {
     /// Puts a frame in, waiting for room. When this is dropped while it waits, the frame is lost.
     pub async fn send(&mut self, frame: Frame<Bytes>) -> Sent {
         let size = frame.data_ref().map_or(0, Bytes::len);
-        let mut room = self.room(size);
-        while room.is_none() {
+        let mut frame = Some(frame);
+        let mut sent = self.put(&mut frame, size);
+        while sent.is_none() {
             let since = clock::now();
-            let waiting = poll_fn(|context| self.poll_room(size, context));
-            room = tokio::time::timeout(self.patience(), waiting).await.ok();
+            let waiting = poll_fn(|context| self.poll_put(&mut frame, size, context));
+            sent = tokio::time::timeout(RATE_WINDOW.saturating_sub(self.waited), waiting).await.ok();
             self.waited += clock::now().since(since);
-            if room.is_none() && self.too_slow() {
+            if self.too_slow() {
                 self.finish(Err(Cut::SlowReader));
                 return Sent::TooSlow;
             }
         }
-        let Some(Room::Taken(held)) = room else { return Sent::Gone };
-        self.sent += size as u64;
+        if sent == Some(Sent::Taken) {
+            self.sent += size as u64;
+        }
+        sent.unwrap_or(Sent::Gone)
+    }
+
+    /// Puts the frame in if there is room for it. An empty pipe always has room for one, whatever the budget says.
+    fn put(&self, frame: &mut Option<Frame<Bytes>>, size: usize) -> Option<Sent> {
         let reader = {
             let mut state = self.state.lock();
-            state.frames.push_back((frame, held));
+            if state.reader_gone {
+                return Some(Sent::Gone);
+            }
+            let within = state.bytes + size <= self.capacity && self.budget.take(size as u64);
+            if !within && state.bytes > 0 {
+                return None;
+            }
+            if let Some(frame) = frame.take() {
+                state.bytes += size;
+                state.frames.push_back((frame, if within { size as u64 } else { 0 }));
+            }
             state.reader.take()
         };
         if let Some(reader) = reader {
             reader.wake();
         }
-        Sent::Taken
+        Some(Sent::Taken)
     }
 
-    /// Takes room for a frame if there is some. An empty pipe always has room for one, whatever the budget says.
-    fn room(&self, size: usize) -> Option<Room> {
-        let mut state = self.state.lock();
-        if state.reader_gone {
-            return Some(Room::Gone);
-        }
-        let within = state.bytes + size <= self.capacity && self.budget.take(size as u64);
-        if !within && state.bytes > 0 {
-            return None;
-        }
-        state.bytes += size;
-        Some(Room::Taken(if within { size as u64 } else { 0 }))
-    }
-
-    fn poll_room(&self, size: usize, context: &mut Context<'_>) -> Poll<Room> {
-        if let Some(room) = self.room(size) {
-            return Poll::Ready(room);
+    fn poll_put(&self, frame: &mut Option<Frame<Bytes>>, size: usize, context: &mut Context<'_>) -> Poll<Sent> {
+        if let Some(sent) = self.put(frame, size) {
+            return Poll::Ready(sent);
         }
         self.state.lock().writer = Some(context.waker().clone());
-        self.room(size).map_or(Poll::Pending, Poll::Ready)
+        self.put(frame, size).map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn patience(&self) -> Duration {
-        RATE_GRACE.saturating_sub(self.waited).max(Duration::from_secs(1))
-    }
-
-    fn too_slow(&self) -> bool {
+    /// Whether the reader took too little since its rate was looked at last; looked at once it has kept us waiting for long enough.
+    fn too_slow(&mut self) -> bool {
+        if self.waited < RATE_WINDOW {
+            return false;
+        }
         let read = self.sent.saturating_sub(self.state.lock().bytes as u64);
-        self.waited >= RATE_GRACE && read < self.rate_min.saturating_mul(self.waited.as_secs())
+        let slow = read.saturating_sub(self.window_from) < self.rate_min.saturating_mul(self.waited.as_secs());
+        (self.waited, self.window_from) = (Duration::ZERO, read);
+        slow
     }
 
     /// Ends the body: whole, or cut. Only the first end counts.
@@ -250,18 +258,19 @@ impl Body for Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let (writer, held) = {
+        let (writer, held, at_end) = {
             let mut state = self.state.lock();
             state.reader_gone = true;
+            let at_end = state.frames.is_empty() && state.end == Some(Ok(()));
             let held: u64 = state.frames.drain(..).map(|(_, held)| held).sum();
-            (state.writer.take(), held)
+            (state.writer.take(), held, at_end)
         };
         self.budget.give_back(held);
         if let Some(writer) = writer {
             writer.wake();
         }
         // hyper stops asking once the declared length was given, before the end is seen.
-        let whole = self.length == Some(self.given) || Body::is_end_stream(self);
+        let whole = self.length == Some(self.given) || at_end;
         self.ended(if whole { End::Whole } else { End::Gone });
     }
 }
@@ -339,12 +348,23 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn a_reader_that_leaves_before_the_first_byte_is_gone_though_the_app_is_done() {
+        let budget = Arc::new(Budget::new(1000));
+        let (mut feed, tap, told) = open(300, &budget);
+        assert_eq!(feed.send(data(100)).await, Sent::Taken);
+        feed.finish(Ok(()));
+        drop(tap);
+        assert_eq!(*told.lock(), Some((End::Gone, 0)));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
     async fn a_reader_below_the_least_rate_is_cut_off() {
         let budget = Arc::new(Budget::new(10_000));
         let (mut feed, mut tap, _) = open(5, &budget);
         assert_eq!(feed.send(data(50)).await, Sent::Taken);
-        feed.waited = RATE_GRACE;
+        feed.waited = RATE_WINDOW.saturating_sub(Duration::from_millis(20));
         assert_eq!(feed.send(data(50)).await, Sent::TooSlow);
         tap.frame().await.expect("what was sent before").expect("data");
         assert_eq!(tap.frame().await.expect("the end").expect_err("cut"), Cut::SlowReader);

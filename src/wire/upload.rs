@@ -24,8 +24,14 @@ use tokio::{
 
 use crate::clock::{self, Moment};
 
-/// How long a sender may keep us waiting in all before its rate is looked at.
-const RATE_GRACE: Duration = Duration::from_secs(5);
+/// How long a sender keeps us waiting, in all, between two looks at its rate.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// How many times the idle time-out the beginning of a body may take.
+const BEGINNING_MAX: u32 = 4;
+
+/// How long a client waits for `100 Continue` before it may send all the same (RFC 9110 section 10.1.1); curl waits for as long.
+const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a client's body failed; the fault is always the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,10 +192,13 @@ pub struct Upload {
     limits: Limits,
     charged: bool,
     waited: Duration,
+    /// The bytes that had come when its rate was looked at last.
+    window_from: u64,
     waiting_since: Option<Moment>,
     timer: Option<Pin<Box<Sleep>>>,
     progress: Arc<Progress>,
     linger: Arc<Linger>,
+    born: Moment,
     /// Set while the client waits for `100 Continue`: reading would send it.
     expects: bool,
 }
@@ -215,7 +224,9 @@ impl Upload {
             limits,
             charged: false,
             waited: Duration::ZERO,
+            window_from: 0,
             waiting_since: None,
+            born: clock::now(),
             timer: None,
             progress: Arc::default(),
             linger,
@@ -245,10 +256,14 @@ impl Upload {
         if declared.is_some_and(|length| length > max) {
             frames.bytes.reserve(max);
         }
+        let late = clock::now() + self.limits.idle * BEGINNING_MAX;
         while frames.len() <= max {
             match std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await {
                 None => return Ok(Beginning::Whole(frames.take(), frames.trailers)),
                 Some(frame) => frames.add(frame?),
+            }
+            if clock::now() > late {
+                return Err(self.broke(Fault::Stalled));
             }
         }
         let bytes = frames.take();
@@ -273,12 +288,17 @@ impl Upload {
     /// The next frame.
     pub fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         if let Some(prefix) = self.prefix.take() {
+            self.note_end();
             return Poll::Ready(Some(Ok(Frame::data(prefix))));
         }
         self.expects = false;
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         match Pin::new(rest).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.came(frame))),
+            Poll::Ready(Some(Ok(frame))) => {
+                let came = self.came(frame);
+                self.note_end();
+                Poll::Ready(Some(came))
+            }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.broke(Fault::of(&error))))),
             Poll::Ready(None) => {
                 self.rest = None;
@@ -286,6 +306,13 @@ impl Upload {
                 Poll::Ready(None)
             }
             Poll::Pending => self.wait(context),
+        }
+    }
+
+    /// A body of a declared length is not asked again after its last byte.
+    fn note_end(&self) {
+        if self.is_end_stream() {
+            self.progress.end();
         }
     }
 
@@ -299,9 +326,12 @@ impl Upload {
         if bytes > self.limits.bytes_max {
             return Err(self.broke(Fault::TooLarge));
         }
-        let least = self.limits.rate_min.saturating_mul(self.waited.as_secs());
-        if self.charged && self.waited >= RATE_GRACE && bytes < least {
-            return Err(self.broke(Fault::TooSlow));
+        if self.charged && self.waited >= RATE_WINDOW {
+            let least = self.limits.rate_min.saturating_mul(self.waited.as_secs());
+            if bytes - self.window_from < least {
+                return Err(self.broke(Fault::TooSlow));
+            }
+            (self.waited, self.window_from) = (Duration::ZERO, bytes);
         }
         Ok(frame)
     }
@@ -330,7 +360,7 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let Some(rest) = self.rest.take()
-            && !self.expects
+            && (!self.expects || clock::now().since(self.born) > EXPECT_PATIENCE)
             && !rest.is_end_stream()
         {
             self.linger.begin(rest);

@@ -31,15 +31,23 @@ pub struct Framing {
     heads: u64,
     declared: Option<u64>,
     chunked: bool,
+    /// A length that is written at such length that it is none.
+    odd: bool,
 }
 
 impl Default for Framing {
     fn default() -> Self {
-        Self { at: At::Head(false), line: [0; LINE_MAX], length: 0, heads: 0, declared: None, chunked: false }
+        Self { at: At::Head(false), line: [0; LINE_MAX], length: 0, heads: 0, declared: None, chunked: false, odd: false }
     }
 }
 
 impl Framing {
+    /// Whether a head has begun and has not ended.
+    #[must_use]
+    pub fn is_in_head(&self) -> bool {
+        self.at == At::Head(true) || (self.at == At::Head(false) && self.length > 0)
+    }
+
     /// Follows what was read. Returns the number of the head, counted from 1, that frames its body in two ways; nothing is followed after
     /// it, as hyper closes such a connection.
     pub fn see(&mut self, mut bytes: &[u8]) -> Option<u64> {
@@ -102,7 +110,8 @@ impl Framing {
     fn field(&mut self, line: &[u8], whole: bool) {
         if let Some(value) = value_of(line, b"content-length:") {
             let value = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-            self.declared = Some(value.filter(|_| whole).unwrap_or(u64::MAX));
+            self.odd |= !whole;
+            self.declared = Some(value.unwrap_or(u64::MAX));
         } else if value_of(line, b"transfer-encoding:").is_some() {
             self.chunked = true;
         }
@@ -111,6 +120,10 @@ impl Framing {
     fn end_of_head(&mut self) -> bool {
         self.heads += 1;
         let (declared, chunked) = (self.declared.take(), std::mem::take(&mut self.chunked));
+        if std::mem::take(&mut self.odd) {
+            self.at = At::Lost;
+            return true;
+        }
         self.at = match (declared, chunked) {
             (Some(_), true) => At::Lost,
             (None, true) => At::ChunkSize,
@@ -161,6 +174,29 @@ mod tests {
         let mut bytes = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes();
         bytes.extend_from_slice(body);
         assert_eq!(see_in_pieces(&bytes, 7), None);
+    }
+
+    #[test]
+    fn a_length_behind_many_spaces_is_refused_like_two_framings() {
+        let padded = format!("POST / HTTP/1.1\r\ncontent-length:{}0\r\n\r\n", " ".repeat(60));
+        assert_eq!(see_in_pieces(padded.as_bytes(), 9), Some(1));
+    }
+
+    #[test]
+    fn a_head_lasts_from_its_first_byte_to_its_last() {
+        let mut framing = Framing::default();
+        for (bytes, in_head) in [
+            ("", false),
+            ("P", true),
+            ("OST / HTTP/1.1\r\ncontent-length: 3\r\n", true),
+            ("\r\n", false),
+            ("ab", false),
+            ("c", false),
+            ("G", true),
+        ] {
+            framing.see(bytes.as_bytes());
+            assert_eq!(framing.is_in_head(), in_head, "after {bytes:?}");
+        }
     }
 
     #[test]

@@ -26,8 +26,6 @@ use crate::wire::upload::Abort;
 #[derive(Debug, Default)]
 pub struct LineState {
     serving: AtomicBool,
-    /// A head was taken since the socket looked last.
-    taken: AtomicBool,
     abort: Abort,
     requests: AtomicU64,
     ambiguous: AtomicU64,
@@ -37,7 +35,6 @@ impl LineState {
     /// A head is complete and its request runs: what is read from now on is its body.
     pub fn begin(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.taken.store(true, Ordering::Release);
         self.serving.store(true, Ordering::Release);
     }
 
@@ -65,7 +62,6 @@ pub struct Line {
     state: Arc<LineState>,
     head_timeout: Duration,
     write_timeout: Duration,
-    head_begun: bool,
     framing: Framing,
     reading: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
@@ -75,12 +71,12 @@ impl Line {
     /// Wraps a socket.
     #[must_use]
     pub fn new(socket: TcpStream, state: Arc<LineState>, head_timeout: Duration, write_timeout: Duration) -> Self {
-        Self { socket, state, head_timeout, write_timeout, head_begun: false, framing: Framing::default(), reading: None, writing: None }
+        Self { socket, state, head_timeout, write_timeout, framing: Framing::default(), reading: None, writing: None }
     }
 
     /// A head that began and does not end runs into its time-out, unless an answer before it is still being written.
     fn watch_head(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.state.serving.load(Ordering::Acquire) || !self.head_begun || self.writing.is_some() {
+        if self.state.serving.load(Ordering::Acquire) || !self.framing.is_in_head() || self.writing.is_some() {
             self.reading = None;
             return Poll::Pending;
         }
@@ -106,9 +102,6 @@ impl Line {
 
 impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.state.taken.swap(false, Ordering::AcqRel) {
-            self.head_begun = false;
-        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.socket).poll_read(context, buffer);
         if result.is_pending() {
@@ -116,11 +109,6 @@ impl AsyncRead for Line {
         }
         if let Some(head) = self.framing.see(&buffer.filled()[before..]) {
             self.state.ambiguous.store(head, Ordering::Relaxed);
-        }
-        if self.state.serving.load(Ordering::Acquire) {
-            self.head_begun = false;
-        } else if buffer.filled().len() > before {
-            self.head_begun = true;
         }
         result
     }

@@ -3,13 +3,13 @@
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -32,6 +32,10 @@ const BACKLOG: i32 = 4096;
 
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// When a silent connection is first asked whether its client still lives, and how often from then on.
+const ALIVE_AFTER: Duration = Duration::from_mins(1);
+const ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// The most headers of one request.
 const HEADERS_MAX: usize = 100;
@@ -60,6 +64,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Called with the status that hyper answered a malformed head with.
+pub type Malformed = dyn Fn(&Connection, StatusCode) + Send + Sync;
+
 /// What the listener needs of the house.
 #[derive(Debug)]
 pub struct Front {
@@ -74,8 +81,8 @@ pub struct Front {
 }
 
 impl Front {
-    /// Accepts and serves until the drain is [`Stage::Closed`].
-    pub async fn run<S, F>(&self, listener: TcpListener, serve: S)
+    /// Accepts and serves until the drain is [`Stage::Closed`]. `malformed` is told of heads that hyper refused by itself.
+    pub async fn run<S, F>(&self, listener: TcpListener, serve: S, malformed: Arc<Malformed>)
     where
         S: Fn(Request, Arc<Connection>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
@@ -89,7 +96,7 @@ impl Front {
                 accepted = self.accept(&listener) => accepted,
             };
             match accepted {
-                Ok((socket, peer, place)) => self.spawn(socket, peer, place, serve.clone()),
+                Ok((socket, peer, place)) => self.spawn(socket, peer, place, serve.clone(), Arc::clone(&malformed)),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_REST).await;
@@ -104,18 +111,22 @@ impl Front {
         Ok((socket, peer, place))
     }
 
-    fn spawn<S, F>(&self, socket: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, serve: S)
+    fn spawn<S, F>(&self, socket: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, serve: S, malformed: Arc<Malformed>)
     where
         S: Fn(Request, Arc<Connection>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
         // Without it answers would only be slower.
         let _ = socket.set_nodelay(true);
+        // A client that vanished while its stream was silent is noticed within two minutes.
+        let alive = TcpKeepalive::new().with_time(ALIVE_AFTER).with_interval(ALIVE_EVERY).with_retries(4);
+        let _ = SockRef::from(&socket).set_tcp_keepalive(&alive);
         let listen = self.listen.load();
         let line = Arc::new(LineState::default());
         let io = TokioIo::new(Line::new(socket, Arc::clone(&line), listen.head_timeout, listen.body_timeout));
         let peer_text = HeaderValue::try_from(peer.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let connection = Arc::new(Connection { peer, peer_text, line });
+        let shown = Arc::clone(&connection);
         let service = tower::service_fn(move |request: Request| {
             connection.line.begin();
             let response = serve(request, Arc::clone(&connection));
@@ -133,20 +144,28 @@ impl Front {
         self.tasks.spawn(async move {
             tokio::pin!(served);
             tokio::select! {
-                result = served.as_mut() => return note(result, peer, place),
+                result = served.as_mut() => return note(result, &shown, place, &*malformed),
                 () = drain.reached(Stage::Closed) => served.as_mut().graceful_shutdown(),
             }
             tokio::select! {
-                result = served.as_mut() => note(result, peer, place),
-                () = drain.reached(Stage::Cut) => drop(place),
+                result = served.as_mut() => note(result, &shown, place, &*malformed),
+                () = drain.reached(Stage::Cut) => {
+                    // A body without chunks must not look whole.
+                    shown.line.abort();
+                    drop(place);
+                }
             }
         });
     }
 }
 
-fn note(result: hyper::Result<()>, peer: SocketAddr, place: OwnedSemaphorePermit) {
+fn note(result: hyper::Result<()>, connection: &Connection, place: OwnedSemaphorePermit, malformed: &Malformed) {
     if let Err(error) = result {
-        tracing::debug!(%peer, %error, "a connection ended early");
+        if error.is_parse() {
+            let too_large = error.is_parse_too_large();
+            malformed(connection, if too_large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST });
+        }
+        tracing::debug!(peer = %connection.peer, %error, "a connection ended early");
     }
     drop(place);
 }

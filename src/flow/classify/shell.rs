@@ -27,6 +27,15 @@ impl Hold {
     }
 }
 
+impl Hold {
+    /// Gives back what the body turned out not to need.
+    fn shrink(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.budget.give_back(surplus);
+        self.bytes -= surplus;
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         self.budget.give_back(self.bytes);
@@ -79,13 +88,14 @@ pub async fn read(profile: &Profile, arrival: &Arrival<'_>, mut upload: Upload, 
         return Ok(streaming(seen(BodySeen::Prefix(&[])), upload, None));
     }
     let need = checked.length.map_or(bytes_max as u64, |length| length.min(bytes_max as u64));
-    let Some(hold) = Hold::take(memory, need) else {
+    let Some(mut hold) = Hold::take(memory, need) else {
         return Ok(streaming(seen(BodySeen::Unread), upload, None));
     };
     match upload.begin(bytes_max).await? {
         Beginning::Whole(bytes, trailers) => {
             let reading = seen(BodySeen::Whole(&bytes));
             let size = bytes.len() as u64;
+            hold.shrink(size);
             Ok(Read { reading, body: whole(bytes, trailers), progress: None, bytes: size, hold: Some(hold) })
         }
         Beginning::Prefix(prefix) => Ok(streaming(seen(BodySeen::Prefix(&prefix)), upload, Some(hold))),

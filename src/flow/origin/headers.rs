@@ -23,11 +23,9 @@ const NEVER_BY_NAME: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, he
 /// Fields that ask something of this hop alone.
 const ASKED_OF_US: [HeaderName; 2] = [header::EXPECT, HeaderName::from_static("http2-settings")];
 
-/// Fields by which a client that is no trusted proxy could pretend to be somebody else.
-const SPOOFABLE: [HeaderName; 6] = [
+/// Fields, beside all of `X-Forwarded-*`, by which a client that is no trusted proxy could pretend to be somebody else.
+const SPOOFABLE: [HeaderName; 4] = [
     header::FORWARDED,
-    X_FORWARDED_HOST,
-    HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("true-client-ip"),
     HeaderName::from_static("cf-connecting-ip"),
@@ -53,12 +51,14 @@ pub struct Hop<'a> {
     pub upgrade: bool,
 }
 
-/// Makes a request's headers those of the next hop. `Host` stays as it was received; `Content-Length` is the caller's business.
+/// Makes a request's headers those of the next hop. `Host` stays as it was received; `Content-Length` is the caller's business. Names with
+/// `_` are dropped, as CGI-style apps confuse them with those with `-`.
 pub fn outgoing(headers: &mut HeaderMap, hop: &Hop<'_>) {
     let upgrade = if hop.upgrade { headers.get(header::UPGRADE).cloned() } else { None };
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove(headers, |name| {
-        ASKED_OF_US.contains(name) || (!hop.trusted && (SPOOFABLE.contains(name) || *name == X_FORWARDED_FOR || *name == X_FORWARDED_PROTO))
+        let text = name.as_str();
+        ASKED_OF_US.contains(name) || text.contains('_') || (!hop.trusted && (SPOOFABLE.contains(name) || text.starts_with("x-forwarded-")))
     });
     forwarded(headers, hop);
     headers.append(header::VIA, hop.via.clone());
@@ -92,14 +92,14 @@ pub fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
     text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse().ok())
 }
 
-/// Removes what belongs to one connection, what `Connection` names, our own names, which nobody else may use, names with `_`, which
-/// CGI-style apps confuse with those with `-`, and what `also` says: in one pass, as most heads hold nothing of it.
+/// Removes what belongs to one connection, what `Connection` names, our own names, which nobody else may use, and what `also` says: in one
+/// pass, as most heads hold nothing of it.
 fn remove(headers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
     let mut gone: SmallVec<[HeaderName; 8]> = headers
         .keys()
         .filter(|name| {
             let text = name.as_str();
-            HOP_BY_HOP.contains(name) || also(name) || text.starts_with("tidegate-") || text.contains('_')
+            HOP_BY_HOP.contains(name) || text.starts_with("tidegate-") || also(name)
         })
         .cloned()
         .collect();
@@ -207,9 +207,9 @@ mod tests {
     fn our_own_names_and_names_with_underscores_are_dropped() {
         let headers = send(&[("host", "a"), ("tidegate-decision", "x"), ("x_forwarded_for", "1")], true);
         assert!(!headers.contains_key("tidegate-decision") && !headers.contains_key("x_forwarded_for"));
-        let mut headers = map(&[("tidegate-changed", "doc:a"), ("content-type", "a/b")]);
+        let mut headers = map(&[("tidegate-changed", "doc:a"), ("content-type", "a/b"), ("x_own", "1")]);
         incoming(&mut headers, false);
-        assert!(!headers.contains_key("tidegate-changed") && headers.contains_key("content-type"));
+        assert!(!headers.contains_key("tidegate-changed") && headers.contains_key("content-type") && headers.contains_key("x_own"));
     }
 
     #[test]

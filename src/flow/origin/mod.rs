@@ -112,6 +112,8 @@ enum Waited {
     Answer(Response<Incoming>),
     Failed(Box<TrySendError<Request<Body>>>),
     Late,
+    /// The app does not read the request.
+    Stuck,
     Stopping,
 }
 
@@ -202,6 +204,7 @@ impl Origin {
         loop {
             attempts += 1;
             let mut lease = self.pool.lease(fresh).await.map_err(CallError::App)?;
+            lease.progress.clone_from(&progress);
             let again = (repeatable && lease.reused).then(|| head.clone());
             let deadlines = self.deadlines(seat.send(), head_timeout);
             let mut sending = Box::pin(lease.sender.try_send_request(Request::from_parts(head, body)));
@@ -210,6 +213,10 @@ impl Origin {
                 Waited::Late => {
                     self.outlive(sending, lease, seat, &deadlines);
                     return Err(CallError::App(FailureKind::ResponseTimeout));
+                }
+                Waited::Stuck => {
+                    self.outlive(sending, lease, seat, &deadlines);
+                    return Err(CallError::App(FailureKind::WriteTimeout));
                 }
                 Waited::Stopping => return Err(CallError::App(FailureKind::Internal)),
                 Waited::Failed(mut error) => {
@@ -243,6 +250,7 @@ impl Origin {
     {
         let mut cut = pin!(self.drain.reached(Stage::Cut));
         let mut open_ended = false;
+        let mut moved = 0;
         let first = if stream { STREAM_SEAT_MAX } else { deadlines.head_timeout };
         let mut until = deadlines.sent + first;
         loop {
@@ -258,9 +266,15 @@ impl Origin {
                 continue;
             }
             let now = clock::now();
-            let last_byte = match progress {
+            let last_byte = match progress.map(|progress| (progress.ended(), progress.bytes())) {
                 None => deadlines.sent,
-                Some(progress) => progress.ended().unwrap_or(now),
+                Some((Some(ended), _)) => ended,
+                // Its client has limits of its own; that nothing moved for so long is the app's doing.
+                Some((None, bytes)) if bytes == moved => return Waited::Stuck,
+                Some((None, bytes)) => {
+                    moved = bytes;
+                    now
+                }
             };
             until = (last_byte + deadlines.head_timeout).min(deadlines.total);
             if until <= now {

@@ -17,13 +17,14 @@ use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
 };
 
 use super::failure::FailureKind;
 use crate::{
     clock::{self, Moment},
     config::settings::App,
-    wire::Body,
+    wire::{Body, upload::Progress},
 };
 
 /// The most bytes of a response's head.
@@ -42,6 +43,9 @@ pub struct Lease {
     pub sender: SendRequest<Body>,
     /// Whether a request was sent on it before.
     pub reused: bool,
+    /// How the upload on it stands; an answer may come before its end.
+    pub progress: Option<Arc<Progress>>,
+    driver: AbortHandle,
     address: SocketAddr,
     born: Moment,
     idle_max: Duration,
@@ -58,6 +62,23 @@ impl Lease {
     /// An open-ended request keeps its connection for long: it leaves the cap to the others.
     pub fn leave_cap(&mut self) {
         self.place = None;
+    }
+}
+
+/// Counts an open connection.
+#[derive(Debug)]
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn count(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -220,21 +241,35 @@ impl Pool {
         let handshake =
             http1::Builder::new().max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX * 2).handshake(TokioIo::new(socket));
         let (sender, connection) = handshake.await.map_err(|_| FailureKind::ConnectFailed)?;
-        let open = Arc::clone(&self.open);
-        open.fetch_add(1, Ordering::Relaxed);
+        let open = Open::count(&self.open);
         self.failed_connects.store(0, Ordering::Relaxed);
-        tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
+            // Counted until the end, however that comes.
+            let _open = open;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%address, %error, "a connection to the app ended");
             }
-            open.fetch_sub(1, Ordering::Relaxed);
         });
         let idle_max = self.settings.load().idle_timeout;
-        Ok(Lease { sender, reused: false, address, born: clock::now(), idle_max, place: Some(place) })
+        Ok(Lease {
+            sender,
+            reused: false,
+            progress: None,
+            driver: driver.abort_handle(),
+            address,
+            born: clock::now(),
+            idle_max,
+            place: Some(place),
+        })
     }
 
-    /// A connection whose response was read whole is used again.
+    /// A connection whose response was read whole is used again, unless the request is still on its way: then the app does not want the
+    /// rest, and the connection is closed.
     pub fn give_back(&self, mut lease: Lease) {
+        if lease.progress.take().is_some_and(|progress| progress.ended().is_none()) {
+            lease.driver.abort();
+            return;
+        }
         if lease.sender.is_closed() || lease.place.is_none() {
             return;
         }

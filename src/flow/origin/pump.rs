@@ -74,6 +74,8 @@ impl Origin {
             stream,
             idle: settings.body_timeout,
             gone: false,
+            until: deadlines.total(),
+            given_up: false,
             zombies: Arc::clone(&self.zombies),
             zombie: None,
         };
@@ -169,6 +171,9 @@ struct Pump {
     idle: Duration,
     /// Nobody reads any more.
     gone: bool,
+    /// When it is given up or, if it was, when its seat is.
+    until: Moment,
+    given_up: bool,
     zombies: Arc<AtomicUsize>,
     zombie: Option<Zombie>,
 }
@@ -186,21 +191,25 @@ impl Pump {
     /// True if the response came whole and the connection can be used again.
     async fn run(&mut self, begun: Begun, incoming: &mut Incoming) -> bool {
         let head_at = clock::now();
-        let mut until = self.deadlines.total();
         for frame in begun.frames {
             self.pass(frame).await;
+        }
+        if begun.broken {
+            self.feed.finish(Err(Cut::App));
+            return false;
         }
         loop {
             if self.gone && self.stream {
                 return false;
             }
-            match self.next(incoming, head_at, until).await {
+            let late = !self.stream && clock::now() >= self.until;
+            let came = if late { Came::Late } else { self.next(incoming, head_at).await };
+            match came {
                 Came::Frame(Some(Ok(frame))) => self.pass(frame).await,
                 Came::Frame(None) => {
-                    let late = self.zombie.is_some() && until < self.deadlines.total();
-                    self.seat.close(if late { Close::Late } else { Close::Whole });
+                    self.seat.close(if self.given_up { Close::Late } else { Close::Whole });
                     self.feed.finish(Ok(()));
-                    return !late;
+                    return !self.given_up;
                 }
                 Came::Frame(Some(Err(_))) => {
                     self.seat.close(Close::Cut);
@@ -209,39 +218,47 @@ impl Pump {
                 }
                 Came::Gone => self.leave(),
                 Came::Silent => self.seat.keep_stream_only(),
-                Came::Stalled | Came::Late if self.zombie.is_some() && until <= clock::now() => {
+                Came::Stalled | Came::Late if self.given_up => {
                     self.seat.close(Close::GivenUp);
                     return false;
                 }
-                Came::Stalled => until = self.give_up(Cut::AppStalled),
-                Came::Late => until = self.give_up(Cut::Late),
+                Came::Stalled => self.give_up(Cut::AppStalled),
+                Came::Late => self.give_up(Cut::Late),
             }
         }
     }
 
-    async fn next(&self, incoming: &mut Incoming, head_at: Moment, until: Moment) -> Came {
+    async fn next(&self, incoming: &mut Incoming, head_at: Moment) -> Came {
         let now = clock::now();
         let silent_at = (now + STREAM_SILENCE).min(head_at + STREAM_SEAT_MAX);
-        let stalled_at = if self.stream || self.zombie.is_some() { until } else { (now + self.idle).min(until) };
+        let stalled_at = if self.given_up { self.until } else { (now + self.idle).min(self.until) };
         tokio::select! {
             biased;
             frame = incoming.frame() => Came::Frame(frame),
             () = self.feed.gone(), if !self.gone => Came::Gone,
             () = tokio::time::sleep_until(clock::instant(silent_at)), if self.stream && self.seat.is_held() => Came::Silent,
             () = tokio::time::sleep_until(clock::instant(stalled_at)), if !self.stream => {
-                if stalled_at < until { Came::Stalled } else { Came::Late }
+                if stalled_at < self.until { Came::Stalled } else { Came::Late }
             }
         }
     }
 
+    /// Passes a frame on to its reader, for whom the app waits no longer than for the whole answer.
     async fn pass(&mut self, frame: Frame<Bytes>) {
         self.seat.reply += frame.data_ref().map_or(0, |data| data.len() as u64);
         if self.gone {
             return;
         }
-        match self.feed.send(frame).await {
-            Sent::Taken => {}
-            Sent::Gone | Sent::TooSlow => self.leave(),
+        if self.stream {
+            if self.feed.send(frame).await != Sent::Taken {
+                self.leave();
+            }
+            return;
+        }
+        match tokio::time::timeout_at(clock::instant(self.until), self.feed.send(frame)).await {
+            Ok(Sent::Taken) => {}
+            Ok(Sent::Gone | Sent::TooSlow) => self.leave(),
+            Err(_) => self.give_up(Cut::Late),
         }
     }
 
@@ -252,10 +269,11 @@ impl Pump {
         }
     }
 
-    /// The client is cut off; the seat stays charged until the moment that is returned.
-    fn give_up(&mut self, cut: Cut) -> Moment {
+    /// The client is cut off; the seat stays charged until the app is done, or for as long as that of any call that was given up.
+    fn give_up(&mut self, cut: Cut) {
         self.feed.finish(Err(cut));
         self.leave();
-        self.deadlines.zombie()
+        self.given_up = true;
+        self.until = self.deadlines.zombie();
     }
 }
