@@ -97,7 +97,9 @@ pub fn show(time: Option<Duration>) -> String {
 #[must_use]
 pub fn verdict(bare: &Figures, behind: &Figures) -> String {
     let (without, with) = (bare.incident.percent(), behind.incident.percent());
+    let harmed = |figures: &Figures| figures.writes.lost + figures.writes.doubled;
     let said = match (without, with) {
+        _ if harmed(behind) > harmed(bare) => "tidegate cost writes, which nothing makes up for",
         (Some(without), Some(with)) if with >= GOAL && without < GOAL => "tidegate kept the service usable",
         (Some(without), Some(with)) if with >= GOAL && without >= GOAL => "the service would have been usable without tidegate too",
         (Some(without), Some(with)) if with > without + 5.0 => "tidegate helped, but not enough",
@@ -107,7 +109,7 @@ pub fn verdict(bare: &Figures, behind: &Figures) -> String {
     };
     let writes = |figures: &Figures| match (figures.writes.lost, figures.writes.doubled) {
         (0, 0) => "none".to_owned(),
-        (lost, doubled) => format!("{lost} lost and {doubled} doubled"),
+        (lost, doubled) => format!("{} ({lost} lost, {doubled} doubled)", lost + doubled),
     };
     format!(
         "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it{}; \
@@ -155,7 +157,8 @@ mod tests {
         assert!(verdict(&figures(200, 0), &figures(210, 0)).contains("did not help"));
         assert!(verdict(&figures(900, 0), &figures(200, 0)).contains("made it worse"));
         assert!(verdict(&figures(990, 0), &figures(995, 0)).contains("without tidegate too"));
-        assert!(verdict(&figures(200, 0), &figures(995, 3)).contains("3 lost and 0 doubled were lost or doubled behind tidegate"));
+        let lost = verdict(&figures(200, 0), &figures(995, 3));
+        assert!(lost.contains("tidegate cost writes") && lost.contains("3 (3 lost, 0 doubled) were lost or doubled behind"), "{lost}");
     }
 
     #[test]
