@@ -1020,7 +1020,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debt_is_clamped_and_paid_off_by_calm() {
+    fn a_debt_is_clamped() {
         let mut bench = Bench::new(settings(1));
         let huge = bench.seat(intent(OTHER, 1), 0.0);
         let other = bench.wait(intent(OTHER, 2), 0.0);
@@ -1041,11 +1041,23 @@ mod tests {
         bench.end(again, 10_033.0);
         assert_eq!(bench.seated(), [rival_at_last]);
         bench.end(rival_at_last, 10_034.0);
-        let quiet = bench.seat(intent(OTHER, 4), 11_000.0);
-        let first = bench.wait(intent(OTHER, 1), 11_000.0);
-        bench.wait(intent(OTHER, 5), 11_000.1);
-        bench.end(quiet, 11_001.0);
-        assert_eq!(bench.seated(), [first], "after a long calm nobody owes anything");
+    }
+
+    #[test]
+    fn calm_pays_debts_off() {
+        for (calm, paid) in [(20.0, false), (40.0, true)] {
+            let mut bench = Bench::new(settings(1));
+            let huge = bench.seat(intent(OTHER, 1), 0.0);
+            let other = bench.wait(intent(OTHER, 2), 0.0);
+            bench.end(huge, 100.0);
+            assert_eq!(bench.seated(), [other]);
+            bench.end(other, 100.0);
+            let quiet = bench.seat(intent(OTHER, 4), 100.0 + calm);
+            let debtor = bench.wait(intent(OTHER, 1), 100.0 + calm);
+            let rival = bench.wait(intent(OTHER, 5), 100.0 + calm);
+            bench.end(quiet, 101.0 + calm);
+            assert_eq!(bench.seated(), [if paid { debtor } else { rival }]);
+        }
     }
 
     #[test]
