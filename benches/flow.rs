@@ -37,6 +37,7 @@ struct House {
     clients: ClientHasher,
     report: Report,
     via: HeaderValue,
+    peer_text: HeaderValue,
 }
 
 impl House {
@@ -53,6 +54,7 @@ impl House {
             clients: ClientHasher::new([1, 2]),
             report: Report::new(&settings, LogSink::off()),
             via: HeaderValue::from_static("1.1 tidegate-1"),
+            peer_text: HeaderValue::from_static("192.0.2.7"),
         }
     }
 
@@ -69,7 +71,10 @@ impl House {
         let (class, documents) = (intent.class, intent.documents.clone());
         let permit = self.gate.enter(intent).await.expect("there is room");
         let target = head.uri.clone();
-        headers::outgoing(&mut head.headers, &headers::Hop { peer: PEER, trusted: false, via: &self.via, upgrade: false });
+        headers::outgoing(
+            &mut head.headers,
+            &headers::Hop { peer: PEER, peer_text: &self.peer_text, trusted: false, via: &self.via, upgrade: false },
+        );
         let told = server_timing::read(&answer);
         headers::incoming(&mut answer, false);
         let (account, waited, shadows) = (permit.account(), permit.waited, permit.shadows());

@@ -90,8 +90,7 @@ impl Running {
 impl admin::Running for House {
     fn scrape(&self) -> Scrape {
         let (documents, documents_dear) = self.flow.documents.counts();
-        let connections = self.front.listen.load().connections_max.saturating_sub(self.front.places.available_permits());
-        Scrape { gate: self.flow.gate.view(), documents, documents_dear, app: self.app_view(), connections }
+        Scrape { gate: self.flow.gate.view(), documents, documents_dear, app: self.app_view(), connections: self.front.tasks.len() }
     }
 
     fn ready(&self) -> bool {

@@ -179,7 +179,7 @@ async fn only_100_continue_can_be_expected() {
 }
 
 /// Heads that are answered with a status and never forwarded.
-const REFUSED: [(u16, &str); 21] = [
+const REFUSED: [(u16, &str); 23] = [
     (400, "GET / HTTP/1.1\r\n\r\n"),
     (400, "GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n"),
     (400, "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n"),
@@ -196,6 +196,8 @@ const REFUSED: [(u16, &str); 21] = [
     (400, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 1\r\n\r\nx"),
     (400, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0x1\r\n\r\nx"),
     (400, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (400, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (400, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n"),
     (400, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n0\r\n\r\n"),
     (400, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n"),
     (400, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
@@ -217,7 +219,9 @@ async fn what_could_be_read_in_two_ways_is_refused_and_never_forwarded() {
     }
     assert_eq!(app.targets(), Vec::<String>::new());
     let metrics = tidegate.metrics().await;
-    assert_eq!(common::sum(&metrics, "tidegate_requests_total{"), metrics[r#"tidegate_refusals_total{class="none",rule="malformed"}"#]);
+    let (ended, malformed) =
+        (common::sum(&metrics, "tidegate_requests_total{"), metrics[r#"tidegate_refusals_total{class="none",rule="malformed"}"#]);
+    assert!((ended - malformed).abs() < 0.5, "{ended} ended, {malformed} as malformed");
 }
 
 #[tokio::test]
@@ -252,9 +256,9 @@ async fn what_is_too_large_is_told_so() {
     let tidegate =
         Tidegate::start(app.address, "listen.body_bytes_max = \"100kB\"\nlisten.head_bytes_max = \"8KiB\"\napp.upstream_cancels = true")
             .await;
-    assert_eq!(request(tidegate.listen, "POST", "/a", &[], &[b'x'; 100_001]).await.status, 413);
+    assert_eq!(request(tidegate.listen, "POST", "/a", &[], &vec![b'x'; 100_001]).await.status, 413);
     assert!(app.seen().is_empty(), "a declared length is enough to know");
-    assert_eq!(request(tidegate.listen, "POST", "/a", &[], &[b'x'; 100_000]).await.status, 200);
+    assert_eq!(request(tidegate.listen, "POST", "/a", &[], &vec![b'x'; 100_000]).await.status, 200);
     let mut wire = Wire::connect(tidegate.listen).await;
     wire.send("POST /b HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n186a1\r\n").await;
     wire.try_send(vec![b'x'; 100_001]).await;

@@ -17,6 +17,9 @@ use common::{
 };
 use tokio::net::TcpSocket;
 
+/// More than the kernel's own buffers hold.
+const SIZE: usize = 20_000_000;
+
 /// A client whose kernel takes little ahead of it.
 async fn slow_reader(tidegate: &Tidegate) -> Wire {
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -75,8 +78,8 @@ async fn a_client_that_leaves_the_queue_frees_its_place_at_once() {
     let mut first = Wire::connect(tidegate.listen).await;
     first.send(message("GET", "/other/first?until=done", &[], &[])).await;
     app.until_running("other", 1).await;
-    let mut leavers = Vec::new();
-    for (method, body) in [("GET", &b""[..]), ("POST", &[b'x'; 60_000])] {
+    let (mut leavers, fitting) = (Vec::new(), vec![b'x'; 60_000]);
+    for (method, body) in [("GET", &b""[..]), ("POST", &fitting)] {
         let mut leaver = Wire::connect(tidegate.listen).await;
         leaver.send(message(method, "/other/leaver", &[], body)).await;
         leavers.push(leaver);
@@ -240,8 +243,6 @@ async fn a_slow_reader_of_900_kb_holds_no_seat() {
 #[tokio::test]
 async fn what_is_read_ahead_is_bounded_and_past_it_the_seat_is_held() {
     let app = App::start().await;
-    // More than the kernel's own buffers hold.
-    const SIZE: usize = 20_000_000;
     for (seen, buffer, held) in [(1, "32MiB", 0), (2, "1MiB", 1)] {
         let tidegate = Tidegate::start(app.address, &format!("app.seats = 1\napp.buffer = \"{buffer}\"")).await;
         let mut reader = slow_reader(&tidegate).await;

@@ -1,13 +1,12 @@
 //! What the gate's queue promises: bounds on its length and its waits, caps per client and per document, fairness, writes first, reserves.
 
+#![expect(clippy::float_cmp, reason = "counts are exact")]
+
 mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{
-    Answer, App, Tidegate, Wire, get, pause,
-    wire::{get_as, message},
-};
+use common::{Answer, App, Tidegate, get, pause, wire::get_as};
 use tokio::task::JoinHandle;
 
 /// No class keeps seats.

@@ -286,7 +286,9 @@ impl Flow {
         let peer = under.connection.peer.ip();
         let trusted = address::is_trusted(peer, &under.plan.settings.listen.trusted_proxies);
         let upgrade = checked.upgrade.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
-        headers::outgoing(&mut head.headers, &headers::Hop { peer, trusted, via: &self.via, upgrade: upgrade.is_some() });
+        let peer_text = &under.connection.peer_text;
+        let hop = headers::Hop { peer, peer_text, trusted, via: &self.via, upgrade: upgrade.is_some() };
+        headers::outgoing(&mut head.headers, &hop);
         frame(head, body, checked);
         head.version = Version::HTTP_11;
         if head.uri.scheme().is_some() {

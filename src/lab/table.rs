@@ -110,7 +110,7 @@ pub fn verdict(bare: &Figures, behind: &Figures) -> String {
         (lost, doubled) => format!("{lost} lost and {doubled} doubled"),
     };
     format!(
-        "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it{}, and \
+        "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it{}; \
          of the acknowledged writes {} were lost or doubled behind tidegate and {} without it.",
         percent(behind.incident),
         percent(bare.incident),
@@ -122,15 +122,14 @@ pub fn verdict(bare: &Figures, behind: &Figures) -> String {
 
 /// What was answered less often behind tidegate than without it, by more than one in a hundred.
 fn price(bare: &Figures, behind: &Figures) -> String {
-    let mut text = String::new();
+    let mut kinds = Vec::new();
     for kind in Kind::ALL {
         let [without, with] = [bare, behind].map(|figures| figures.rows[kind.index()].answered);
         if without.percent().zip(with.percent()).is_some_and(|(without, with)| with + 1.0 < without) {
-            let lead = if text.is_empty() { ", at the price of" } else { " and" };
-            let _ = write!(text, "{lead} {} answered at all, {} instead of {}", kind.label(), percent(with), percent(without));
+            kinds.push(format!("{} instead of {} of the {}", percent(with), percent(without), kind.label()));
         }
     }
-    text
+    if kinds.is_empty() { String::new() } else { format!(", at the price that {} were answered at all", kinds.join(" and ")) }
 }
 
 #[cfg(test)]
@@ -166,7 +165,7 @@ mod tests {
         bare.rows[Kind::Import.index()].answered = Share { part: 9, of: 10 };
         behind.rows[Kind::Import.index()].answered = Share { part: 6, of: 10 };
         behind.rows[Kind::Poll.index()].answered = Share { part: 10, of: 10 };
-        assert_eq!(price(&bare, &behind), ", at the price of imports answered at all, 60.0% instead of 90.0%");
+        assert_eq!(price(&bare, &behind), ", at the price that 60.0% instead of 90.0% of the imports were answered at all");
     }
 
     #[test]

@@ -166,9 +166,7 @@ impl Reading {
         let profile = self.profile(&found.settings.profile, &found.profile_place, &found.settings.classes, mistakes)?;
         let used = profile.classes_used();
         for (class, at) in found.class_places.iter().filter(|(class, _)| !used.contains(class)) {
-            let name = found.settings.classes.name(*class);
-            let instead = format!("give a route of the profile `class = \"{name}\"`, or take [class.{name}] out");
-            mistakes.error(at, format!("no route of the profile uses the class `{name}`"), instead);
+            unused(found.settings.classes.name(*class), at, mistakes);
         }
         Some((found.settings, profile))
     }
@@ -207,17 +205,23 @@ impl Reading {
         let Value::Table(fields) = &root.value else { return };
         let at = |wanted: &str| fields.iter().find(|(key, _)| key.name == wanted).map(|(_, node)| node);
         let mut classes = Classes::shipped();
-        if let Some(Value::Table(named)) = at("class").map(|node| &node.value) {
-            for (key, _) in named {
-                classes.intern(&key.name);
-            }
+        let own: Vec<_> = match at("class").map(|node| &node.value) {
+            Some(Value::Table(named)) => named.iter().map(|(key, _)| key).filter(|key| classes.find(&key.name).is_none()).collect(),
+            _ => Vec::new(),
+        };
+        for key in &own {
+            classes.intern(&key.name);
         }
         let Some(node) = at("profile") else { return };
         if let Value::Text(name) = &node.value
             && !profile::SHIPPED.contains(&name.as_str())
             && folder.join(name).is_file()
         {
-            self.profile(&ProfileChoice::File(folder.join(name)), &node.at, &classes, mistakes);
+            let Some(profile) = self.profile(&ProfileChoice::File(folder.join(name)), &node.at, &classes, mistakes) else { return };
+            let used: Vec<_> = profile.classes_used().into_iter().map(|class| classes.name(class)).collect();
+            for key in own.iter().filter(|key| !used.contains(&key.name.as_str())) {
+                unused(&key.name, &key.at, mistakes);
+            }
         }
     }
 
@@ -233,6 +237,11 @@ impl Reading {
         self.files.borrow_mut().insert(path.to_owned(), seen);
         String::from_utf8(bytes?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
     }
+}
+
+fn unused(class: &str, at: &At, mistakes: &Mistakes) {
+    let instead = format!("give a route of the profile `class = \"{class}\"`, or take [class.{class}] out");
+    mistakes.error(at, format!("no route of the profile uses the class `{class}`"), instead);
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> String {

@@ -1,7 +1,7 @@
 //! What the tests over real sockets share: the real binary in a folder of its own, an app that does as it is told and remembers what it
 //! was asked, and clients that speak raw bytes.
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::unwrap_used, reason = "a test may end by it")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
+#![allow(clippy::print_stderr, reason = "what tidegate said helps where a test has failed")]
 
 pub mod app;
 pub mod wire;
@@ -19,7 +19,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use app::App;
-#[allow(unused_imports, reason = "each test file uses its own part")]
 pub use wire::{Answer, Wire, get, request};
 
 /// The profile of these tests: a route per class, clients by a header.
@@ -116,8 +115,22 @@ impl Tidegate {
         Self::start_with(app, PROFILE, settings).await
     }
 
+    /// The same with `--set` for each of these.
+    pub async fn start_set(app: SocketAddr, settings: &str, set: &[&str]) -> Self {
+        Self::run(Self::lay_out(app, PROFILE, settings), set).await
+    }
+
     /// The same with a profile of its own.
     pub async fn start_with(app: SocketAddr, profile: &str, settings: &str) -> Self {
+        Self::run(Self::lay_out(app, profile, settings), &[]).await
+    }
+
+    /// In front of an app that is named.
+    pub async fn start_named(app: &str, settings: &str) -> Self {
+        Self::run(Self::lay_out(app, PROFILE, settings), &[]).await
+    }
+
+    fn lay_out(app: impl std::fmt::Display, profile: &str, settings: &str) -> TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("profile.toml"), profile).expect("a profile");
         let profile = if settings.contains("profile =") { "" } else { "profile = \"./profile.toml\"\n" };
@@ -126,14 +139,15 @@ impl Tidegate {
             settings.replace("{folder}", &folder.path().display().to_string())
         );
         fs::write(folder.path().join("tidegate.toml"), config).expect("a configuration");
-        Self::run(folder).await
+        folder
     }
 
-    async fn run(folder: TempDir) -> Self {
+    async fn run(folder: TempDir, set: &[&str]) -> Self {
         let events = fs::File::create(folder.path().join("events.log")).expect("a log");
         let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["run", "--config"])
             .arg(folder.path().join("tidegate.toml"))
+            .args(set.iter().flat_map(|key| ["--set", key]))
             .env_remove("TIDEGATE_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -157,7 +171,7 @@ impl Tidegate {
         let empty = tempfile::tempdir().expect("a folder");
         let folder = std::mem::replace(&mut self.folder, empty);
         drop(self);
-        Self::run(folder).await
+        Self::run(folder, &[]).await
     }
 
     pub fn config(&self) -> PathBuf {

@@ -102,7 +102,9 @@ impl Wire {
                 self.ended = Some(error.kind());
                 self.eof = true;
             }
-            Err(_) => panic!("nothing came; so far {:?}", String::from_utf8_lossy(&self.buffer[..self.buffer.len().min(2000)])),
+            Err(elapsed) => {
+                panic!("nothing came, {elapsed}; so far {:?}", String::from_utf8_lossy(&self.buffer[..self.buffer.len().min(2000)]))
+            }
         }
         !self.eof
     }
@@ -245,11 +247,11 @@ pub fn message(method: &str, target: &str, headers: &[&str], body: &[u8]) -> Vec
         head.push_str(header);
         head.push_str("\r\n");
     }
-    if !body.is_empty() {
-        head.push_str(&format!("content-length: {}\r\n", body.len()));
-    }
-    head.push_str("\r\n");
     let mut bytes = head.into_bytes();
+    if !body.is_empty() {
+        bytes.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
     bytes.extend_from_slice(body);
     bytes
 }

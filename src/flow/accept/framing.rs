@@ -49,7 +49,7 @@ impl Framing {
                 At::Body(left) => bytes = self.skip(bytes, left, At::Body, At::Head(false)),
                 At::Chunk(left) => bytes = self.skip(bytes, left, At::Chunk, At::ChunkEnd),
                 At::Head(_) | At::ChunkSize | At::ChunkEnd | At::Trailers => {
-                    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+                    let Some(end) = memchr::memchr(b'\n', bytes) else {
                         self.keep(bytes);
                         return None;
                     };
@@ -80,12 +80,10 @@ impl Framing {
 
     /// A line is complete; true if it ends a head that frames its body in two ways.
     fn end_of_line(&mut self) -> bool {
-        let kept = self.length.min(LINE_MAX);
         let whole = self.length <= LINE_MAX;
-        let mut line = self.line;
-        let line = &mut line[..kept];
-        line.make_ascii_lowercase();
-        let text: &[u8] = if whole { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
+        let copy = self.line;
+        let line = &copy[..self.length.min(LINE_MAX)];
+        let text = if whole { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
         let empty = text.is_empty();
         self.length = 0;
         match self.at {
@@ -102,10 +100,10 @@ impl Framing {
     }
 
     fn field(&mut self, line: &[u8], whole: bool) {
-        if let Some(value) = line.strip_prefix(b"content-length:") {
+        if let Some(value) = value_of(line, b"content-length:") {
             let value = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
             self.declared = Some(value.filter(|_| whole).unwrap_or(u64::MAX));
-        } else if line.starts_with(b"transfer-encoding:") {
+        } else if value_of(line, b"transfer-encoding:").is_some() {
             self.chunked = true;
         }
     }
@@ -121,6 +119,12 @@ impl Framing {
         };
         declared.is_some() && chunked
     }
+}
+
+/// What follows a field's name, whose letters may be of either case.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (found, value) = line.split_at_checked(name.len())?;
+    found.eq_ignore_ascii_case(name).then_some(value)
 }
 
 /// The size of a chunk; its extensions are nobody's business here (RFC 9112 section 7.1.1).

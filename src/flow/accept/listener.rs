@@ -3,6 +3,7 @@
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -40,6 +41,8 @@ const HEADERS_MAX: usize = 100;
 pub struct Connection {
     /// Who connected.
     pub peer: SocketAddr,
+    /// Its address as it stands in `X-Forwarded-For`.
+    pub peer_text: HeaderValue,
     /// What its socket and its requests tell each other.
     pub line: Arc<LineState>,
 }
@@ -111,7 +114,8 @@ impl Front {
         let listen = self.listen.load();
         let line = Arc::new(LineState::default());
         let io = TokioIo::new(Line::new(socket, Arc::clone(&line), listen.head_timeout, listen.body_timeout));
-        let connection = Arc::new(Connection { peer, line });
+        let peer_text = HeaderValue::try_from(peer.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        let connection = Arc::new(Connection { peer, peer_text, line });
         let service = tower::service_fn(move |request: Request| {
             connection.line.begin();
             let response = serve(request, Arc::clone(&connection));

@@ -20,6 +20,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// Fields that `Connection` may name without effect: they frame or address the message, and we set them ourselves.
 const NEVER_BY_NAME: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRAILER];
 
+/// Fields that ask something of this hop alone.
+const ASKED_OF_US: [HeaderName; 2] = [header::EXPECT, HeaderName::from_static("http2-settings")];
+
 /// Fields by which a client that is no trusted proxy could pretend to be somebody else.
 const SPOOFABLE: [HeaderName; 6] = [
     header::FORWARDED,
@@ -40,6 +43,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub struct Hop<'a> {
     /// Who is connected to us.
     pub peer: IpAddr,
+    /// The same as it stands in `X-Forwarded-For`.
+    pub peer_text: &'a HeaderValue,
     /// Whether its `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted: bool,
     /// This process's name in `Via`.
@@ -52,10 +57,9 @@ pub struct Hop<'a> {
 pub fn outgoing(headers: &mut HeaderMap, hop: &Hop<'_>) {
     let upgrade = if hop.upgrade { headers.get(header::UPGRADE).cloned() } else { None };
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    remove_hop_by_hop(headers);
-    headers.remove(header::EXPECT);
-    headers.remove("http2-settings");
-    remove_foreign(headers);
+    remove(headers, |name| {
+        ASKED_OF_US.contains(name) || (!hop.trusted && (SPOOFABLE.contains(name) || *name == X_FORWARDED_FOR || *name == X_FORWARDED_PROTO))
+    });
     forwarded(headers, hop);
     headers.append(header::VIA, hop.via.clone());
     if let Some(protocol) = upgrade {
@@ -74,8 +78,7 @@ pub fn incoming(headers: &mut HeaderMap, upgraded: bool) {
         headers.remove(header::CONTENT_LENGTH);
     }
     let protocol = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
-    remove_hop_by_hop(headers);
-    remove_foreign(headers);
+    remove(headers, |_| false);
     if let Some(protocol) = protocol {
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -89,57 +92,42 @@ pub fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
     text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse().ok())
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: SmallVec<[HeaderName; 4]> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .filter(|name| !NEVER_BY_NAME.contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+/// Removes what belongs to one connection, what `Connection` names, our own names, which nobody else may use, names with `_`, which
+/// CGI-style apps confuse with those with `-`, and what `also` says: in one pass, as most heads hold nothing of it.
+fn remove(headers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
+    let mut gone: SmallVec<[HeaderName; 8]> = headers
+        .keys()
+        .filter(|name| {
+            let text = name.as_str();
+            HOP_BY_HOP.contains(name) || also(name) || text.starts_with("tidegate-") || text.contains('_')
+        })
+        .cloned()
+        .collect();
+    if gone.contains(&header::CONNECTION) {
+        let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        let named = named.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok());
+        gone.extend(named.filter(|name| !NEVER_BY_NAME.contains(name)));
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
-
-/// Our own names, which nobody else may use, and names with `_`, which CGI-style apps confuse with those with `-`.
-fn remove_foreign(headers: &mut HeaderMap) {
-    let foreign: SmallVec<[HeaderName; 4]> =
-        headers.keys().filter(|name| name.as_str().starts_with("tidegate-") || name.as_str().contains('_')).cloned().collect();
-    for name in foreign {
+    for name in gone {
         headers.remove(name);
     }
 }
 
 fn forwarded(headers: &mut HeaderMap, hop: &Hop<'_>) {
-    let peer = hop.peer.to_canonical();
-    if !hop.trusted {
-        for name in &SPOOFABLE {
-            headers.remove(name);
+    let chain = {
+        let earlier: SmallVec<[&str; 2]> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+        if earlier.is_empty() {
+            Some(hop.peer_text.clone())
+        } else {
+            let own = hop.peer_text.to_str().unwrap_or_default();
+            HeaderValue::try_from(format!("{}, {own}", earlier.join(", "))).ok()
         }
-        headers.remove(&X_FORWARDED_PROTO);
-    }
-    let address = peer.to_string();
-    let chain = match headers
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .filter(|_| hop.trusted)
-        .filter_map(|value| value.to_str().ok())
-        .collect::<SmallVec<[&str; 2]>>()
-    {
-        earlier if earlier.is_empty() => address,
-        earlier => format!("{}, {address}", earlier.join(", ")),
     };
-    if let Ok(value) = HeaderValue::try_from(chain) {
-        headers.insert(X_FORWARDED_FOR, value);
+    if let Some(chain) = chain {
+        headers.insert(X_FORWARDED_FOR, chain);
     }
     if hop.trusted && headers.contains_key(header::FORWARDED) {
+        let peer = hop.peer.to_canonical();
         let node = if peer.is_ipv6() { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
         if let Ok(value) = HeaderValue::try_from(node) {
             headers.append(header::FORWARDED, value);
@@ -170,7 +158,9 @@ mod tests {
     fn send(fields: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
         let mut headers = map(fields);
         let via = HeaderValue::from_static("1.1 tidegate-1");
-        outgoing(&mut headers, &Hop { peer: "192.0.2.7".parse().expect("an address"), trusted, via: &via, upgrade: false });
+        let peer_text = HeaderValue::from_static("192.0.2.7");
+        let peer = "192.0.2.7".parse().expect("an address");
+        outgoing(&mut headers, &Hop { peer, peer_text: &peer_text, trusted, via: &via, upgrade: false });
         headers
     }
 

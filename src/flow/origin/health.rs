@@ -1,6 +1,7 @@
 //! Whether the app is up: by its health path, or by whether connections to it can be made.
 
 use std::{
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -79,13 +80,14 @@ impl Origin {
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(|error| error.to_string())?;
         let request = Request::get(path).header(header::HOST, host).header(header::CONNECTION, "close");
         let request = request.body(Body::Empty).map_err(|error| error.to_string())?;
-        // The connection ends with the future that drives it, at the latest when the probe has its answer.
-        tokio::select! {
-            response = sender.send_request(request) => {
-                let status = response.map_err(|error| error.to_string())?.status();
-                if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
-            }
-            ended = connection => Err(ended.map_or_else(|error| error.to_string(), |()| "it closed the connection".to_owned())),
-        }
+        // The connection ends with the future that drives it, at the latest when the probe has its answer. It may end by itself with the
+        // answer already there.
+        let mut answering = pin!(sender.send_request(request));
+        let answer = tokio::select! {
+            answer = &mut answering => answer,
+            ended = connection => answering.await.map_err(|none| ended.err().unwrap_or(none)),
+        };
+        let status = answer.map_err(|error| error.to_string())?.status();
+        if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
     }
 }

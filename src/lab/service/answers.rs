@@ -52,7 +52,7 @@ fn refused(code: &str) -> Answer {
 /// The answer, and the connection goes back.
 #[expect(clippy::needless_pass_by_value, reason = "the lease ends here")]
 fn done(lease: Lease, body: serde_json::Value) -> Answer {
-    let database = Some(clock::now().since(lease.since));
+    let database = Some((clock::now().since(lease.since), lease.queries));
     Answer { body, database }
 }
 

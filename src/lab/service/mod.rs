@@ -237,16 +237,16 @@ impl Arrived {
 #[derive(Debug)]
 struct Answer {
     body: serde_json::Value,
-    /// How long it held a connection of the database, by the clock.
-    database: Option<Duration>,
+    /// How long it held a connection of the database, by the clock, and how often it asked it.
+    database: Option<(Duration, u32)>,
 }
 
 fn respond(answer: &Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(answer.body.to_string())));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(span) = answer.database
-        && let Ok(value) = HeaderValue::try_from(format!("db;dur={:.1}", span.as_secs_f64() * 1000.0))
+    if let Some((span, queries)) = answer.database
+        && let Ok(value) = HeaderValue::try_from(format!("db;dur={:.1};count={queries}", span.as_secs_f64() * 1000.0))
     {
         headers.insert("server-timing", value);
     }

@@ -58,6 +58,8 @@ pub struct Lease {
     pub since: Moment,
     /// Whose time it is.
     pub kind: Kind,
+    /// How often the database was asked.
+    pub queries: u32,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -123,7 +125,7 @@ impl Pool {
             state.busy += 1;
             state.idle.pop()
         };
-        let mut lease = Lease { pool: Arc::clone(self), connection: idle, since, kind, _slot: slot };
+        let mut lease = Lease { pool: Arc::clone(self), connection: idle, since, kind, queries: 0, _slot: slot };
         if lease.connection.is_none() {
             let connection = Connection::open(&self.path)?;
             store::prepare(&connection)?;
@@ -162,6 +164,7 @@ impl Lease {
         .await
         .map_err(|_| Failure::Stopped)?;
         self.connection = Some(connection);
+        self.queries += 1;
         Ok(result?)
     }
 
