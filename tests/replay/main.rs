@@ -5,6 +5,9 @@
 //! Unless a scenario says otherwise: 64 workers and as many seats; normal syncs of 15 to 25 ms, large documents of 0.3 to 0.7 s while all
 //! is well, all of them known from better days; clients that give up after 30 s, try again up to five times, and honour `Retry-After` in
 //! seven of ten cases.
+//!
+//! That ordinary documents are known matters: while imports fill every seat that is nobody's reserve, a request for an unknown one waits
+//! for one of them to end. With one in a hundred unknown, 99.2 % instead of all stay within 1 s beside hung imports.
 
 mod world;
 
@@ -45,6 +48,7 @@ struct Bar<'a> {
 }
 
 /// Plays a scenario with the gate and without, prints the figures, and compares them with the bars.
+#[expect(clippy::print_stdout, reason = "the figures are what a replay is for")]
 fn play(scenario: &str, sources: &[Source], workers: u32, end: f64, bars: &[Bar]) {
     let figures = |guarded: bool| -> Vec<Vec<f64>> {
         let figures = (1..=SEEDS).map(|seed| {
@@ -155,7 +159,7 @@ fn when_everything_is_slow_nothing_becomes_dear_and_nobody_starves() {
         source
     };
     let sources = [slower(normal(rate(150.0))), slower(large(rate(2.0), NEVER)), slower(imports(rate(0.1), 0.3, 0.9))];
-    let dear = |world: &World| world.sent(0, 0.0, NEVER).filter(|wish| wish.dear).count() as f64;
+    let dear = |world: &World| world.sent(0, 0.0, NEVER).map(|wish| f64::from(u8::from(wish.dear))).sum::<f64>();
     let answered = |source| move |world: &World| world.within(source, CALM, NEVER, 30.0);
     let bars = [
         Bar { name: "- normal requests of dear documents", least: 0.0, needs_gate: false, measure: &|world| -dear(world) },

@@ -13,7 +13,7 @@ use tidegate::{
     clock::Moment,
     config::Settings,
     flow::{
-        classify::documents::{Documents, Sample},
+        classify::documents::{Documents, Known, Sample},
         gate::core::{Core, Entered, Notice, Ticket},
     },
     model::{Class, ClientKey, DocumentKey, Intent, Mode},
@@ -266,7 +266,7 @@ impl<'a> World<'a> {
         wish.tries += 1;
         let source = &self.sources[wish.source];
         let document = if wish.known { key(wish.source, wish.document) } else { DocumentKey(wish.document) };
-        let known = if source.class == IMPORT { Default::default() } else { self.documents.look(&[document], source.class, self.now) };
+        let known = if source.class == IMPORT { Known::default() } else { self.documents.look(&[document], source.class, self.now) };
         wish.dear |= known.dear;
         let class = if known.dear { LARGE } else { source.class };
         let intent = Intent {

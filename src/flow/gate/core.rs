@@ -947,6 +947,119 @@ mod tests {
         assert_eq!(bench.refused(intent(IMPORT, 3), 3.0).rule, Rule::Closed);
     }
 
+    fn limited(mode: Mode) -> Settings {
+        let mut limited = settings(1);
+        limited.class[OTHER.index()].client_rate = Some(Rate { per_second: 0.2, burst: 2, mode });
+        limited.class[OTHER.index()].rate = Some(Rate { per_second: 0.1, burst: 3, mode });
+        limited
+    }
+
+    #[test]
+    fn a_clients_rate_is_its_own_doing_and_a_class_rate_is_not() {
+        let mut bench = Bench::new(limited(Mode::Enforce));
+        for _ in 0..2 {
+            let ticket = bench.seat(intent(OTHER, 1), 0.0);
+            bench.end(ticket, 0.0);
+        }
+        let refusal = bench.refused(intent(OTHER, 1), 0.0);
+        assert_eq!((refusal.rule, refusal.own_doing), (Rule::ClientRate, true));
+        assert!((5.0..=7.5).contains(&refusal.retry_after.as_secs_f64()), "a token in 5 s: {:?}", refusal.retry_after);
+        let ticket = bench.seat(intent(OTHER, 2), 0.0);
+        bench.end(ticket, 0.0);
+        let refusal = bench.refused(intent(OTHER, 3), 0.0);
+        assert_eq!((refusal.rule, refusal.own_doing), (Rule::ClassRate, false));
+        assert!((10.0..=15.0).contains(&refusal.retry_after.as_secs_f64()), "a token in 10 s: {:?}", refusal.retry_after);
+        bench.seat(intent(SYNC, 1), 0.0);
+    }
+
+    #[test]
+    fn a_refusal_gives_back_the_tokens_taken_on_the_way() {
+        let mut tight = limited(Mode::Enforce);
+        tight.class[OTHER.index()].queue_max = 0;
+        let mut bench = Bench::new(tight);
+        bench.seat(intent(OTHER, 1), 0.0);
+        for _ in 0..50 {
+            assert_eq!(bench.refused(intent(OTHER, 2), 0.0).rule, Rule::QueueFull, "neither its own tokens nor the class's are used up");
+        }
+        let mut closed = limited(Mode::Enforce);
+        closed.class[OTHER.index()].closed = true;
+        let mut bench = Bench::new(closed);
+        for _ in 0..50 {
+            assert_eq!(bench.refused(intent(OTHER, 2), 0.0).rule, Rule::Closed, "closed comes before the rates");
+        }
+        bench.reload(limited(Mode::Enforce), 0.0);
+        let running = bench.seat(intent(OTHER, 2), 0.0);
+        for _ in 0..50 {
+            let waiter = bench.wait(intent(OTHER, 2), 0.0);
+            bench.core.leave(waiter, false, at(0.0), &mut bench.notices);
+        }
+        let late = bench.wait(intent(OTHER, 2), 0.0);
+        assert_eq!(bench.refused(intent(OTHER, 2), 0.0).rule, Rule::ClientRate);
+        // Two come within the 20 s; the one of the waiter at its deadline comes on top, up to the burst.
+        bench.pass(20.0);
+        assert_eq!(bench.refusals()[0].0, late);
+        bench.end(running, 20.0);
+        for _ in 0..2 {
+            let ticket = bench.seat(intent(OTHER, 2), 20.0);
+            bench.end(ticket, 20.0);
+        }
+    }
+
+    #[test]
+    fn rates_in_shadow_are_noted_and_rates_that_are_off_are_not() {
+        for (mode, noted) in [(Mode::Shadow, vec![Rule::ClientRate, Rule::ClassRate]), (Mode::Off, vec![])] {
+            let mut bench = Bench::new(limited(mode));
+            let mut last = Shadows::new();
+            for _ in 0..5 {
+                let Entered::Seat(ticket, shadows) = bench.enter(intent(OTHER, 1), 0.0) else { panic!("refused in {mode:?}") };
+                bench.end(ticket, 0.0);
+                last = shadows;
+            }
+            assert_eq!(last.as_slice(), noted);
+        }
+    }
+
+    #[test]
+    fn a_debt_is_clamped() {
+        let mut bench = Bench::new(settings(1));
+        let huge = bench.seat(intent(OTHER, 1), 0.0);
+        let other = bench.wait(intent(OTHER, 2), 0.0);
+        bench.end(huge, 10_000.0);
+        assert_eq!(bench.seated(), [other]);
+        // It used 10 000 s and owes 30 s: that is what another client may use before it.
+        let again = bench.wait(intent(OTHER, 1), 10_000.0);
+        let rival = bench.wait(intent(OTHER, 3), 10_000.0);
+        bench.wait(intent(OTHER, 3), 10_000.0);
+        let rival_at_last = bench.wait(intent(OTHER, 3), 10_000.0);
+        bench.end(other, 10_001.0);
+        assert_eq!(bench.seated(), [rival]);
+        bench.end(rival, 10_002.0);
+        let second = bench.seated();
+        assert!(second != [again] && second != [rival_at_last]);
+        bench.end(second[0], 10_032.0);
+        assert_eq!(bench.seated(), [again]);
+        bench.end(again, 10_033.0);
+        assert_eq!(bench.seated(), [rival_at_last]);
+        bench.end(rival_at_last, 10_034.0);
+    }
+
+    #[test]
+    fn calm_pays_debts_off() {
+        for (calm, paid) in [(20.0, false), (40.0, true)] {
+            let mut bench = Bench::new(settings(1));
+            let huge = bench.seat(intent(OTHER, 1), 0.0);
+            let other = bench.wait(intent(OTHER, 2), 0.0);
+            bench.end(huge, 100.0);
+            assert_eq!(bench.seated(), [other]);
+            bench.end(other, 100.0);
+            let quiet = bench.seat(intent(OTHER, 4), 100.0 + calm);
+            let debtor = bench.wait(intent(OTHER, 1), 100.0 + calm);
+            let rival = bench.wait(intent(OTHER, 5), 100.0 + calm);
+            bench.end(quiet, 101.0 + calm);
+            assert_eq!(bench.seated(), [if paid { debtor } else { rival }]);
+        }
+    }
+
     #[test]
     fn a_reload_throws_nobody_out_and_waiters_get_the_new_limits() {
         let mut bench = Bench::new(settings(2));

@@ -509,9 +509,11 @@ impl Queue {
         let estimate = self.mean_hold().map_or(0, nanoseconds);
         let client = &mut self.clients[slot];
         client.running += 1;
-        client.tag = settled(client.tag.max(virtual_now.saturating_sub(DEBT_MAX)), estimate, 0, virtual_now);
+        let tag = client.tag.max(virtual_now.saturating_sub(DEBT_MAX));
+        client.tag = settled(tag, estimate, 0, virtual_now);
         let entry = &mut entries[index];
-        entry.charged = estimate;
+        // What was added in fact: only so much is taken off again when the seat comes back.
+        entry.charged = client.tag.saturating_sub(tag);
         entry.seated = self.manner.one_per_document && !entry.documents.is_empty();
         if entry.seated {
             for document in &entry.documents {
