@@ -286,3 +286,51 @@ async fn the_bytes_of_large_bodies_pass_unchanged() {
     }
     tidegate.at_rest(2).await;
 }
+
+#[tokio::test]
+async fn an_app_that_hangs_on_a_long_upload_runs_into_its_head_timeout() {
+    let app = App::start().await;
+    let tidegate =
+        Tidegate::start(app.address, "app.head_timeout = \"300ms\"\nclass.import.head_timeout = \"300ms\"\napp.zombie_ttl = \"1s\"").await;
+    let answer = request(tidegate.listen, "POST", "/other/a?until=never", &[], &vec![b'x'; 200_000]).await;
+    assert_eq!((answer.status, answer.header("proxy-status")), (504, Some("tidegate; error=http_response_timeout")));
+    app.let_go("never");
+    tidegate.at_rest(1).await;
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_read_an_upload_is_given_up() {
+    let deaf = WireApp::start(|wire, _| async move {
+        pause(20_000).await;
+        drop(wire);
+    })
+    .await;
+    let tidegate =
+        Tidegate::start(deaf.address, "app.head_timeout = \"500ms\"\nclass.import.head_timeout = \"500ms\"\napp.zombie_ttl = \"1s\"").await;
+    let mut wire = Wire::connect(tidegate.listen).await;
+    wire.send(message("POST", "/other/a", &["content-length: 50000000"], &[])).await;
+    let sending = tokio::spawn(async move {
+        wire.try_send(vec![b'x'; 50_000_000]).await;
+        wire.answer().await
+    });
+    let answer = sending.await.expect("no panic");
+    assert_eq!((answer.status, answer.header("proxy-status")), (504, Some("tidegate; error=connection_write_timeout")));
+}
+
+#[tokio::test]
+async fn a_stalled_answer_gives_its_seat_up_though_its_client_has_left() {
+    let app = App::start().await;
+    let tidegate = Tidegate::start(
+        app.address,
+        "app.body_timeout = \"300ms\"\napp.head_timeout = \"300ms\"\nclass.import.head_timeout = \"300ms\"\napp.zombie_ttl = \"600ms\"",
+    )
+    .await;
+    let mut wire = Wire::connect(tidegate.listen).await;
+    wire.send(message("GET", "/other/a?bytes=200000&chunked&halt=never", &[], &[])).await;
+    wire.head().await.expect("a head");
+    drop(wire);
+    tidegate.until_in_flight(0).await;
+    assert_eq!(app.running("other").len(), 1, "the app never ended it");
+    app.let_go("never");
+    tidegate.at_rest(1).await;
+}

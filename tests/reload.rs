@@ -100,3 +100,38 @@ async fn a_changed_bucket_keeps_its_used_cells() {
     }
     tidegate.at_rest(6 + 17 + 3 + 6).await;
 }
+
+#[tokio::test]
+async fn without_an_admin_listener_a_signal_reloads_all_the_same() {
+    let app = App::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    let write = |closed: bool| {
+        let text = format!(
+            "profile = \"generic\"\nlisten.address = \"127.0.0.1:0\"\nlog.access = \"off\"\napp.servers = [\"{}\"]\nclass.noop.closed = {closed}\n",
+            app.address
+        );
+        std::fs::write(&file, text).expect("written");
+    };
+    write(false);
+    let events = std::fs::File::create(folder.path().join("events.log")).expect("a log");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["run", "--config"])
+        .arg(&file)
+        .stderr(events)
+        .spawn()
+        .expect("tidegate starts");
+    let listen: std::net::SocketAddr = common::eventually("its address", || async {
+        let said = std::fs::read_to_string(folder.path().join("events.log")).ok()?;
+        let rest = said.split("address=").nth(1)?;
+        rest.split_whitespace().next()?.parse().ok()
+    })
+    .await;
+    assert_eq!(get(listen, "/a").await.status, 200);
+    write(true);
+    let hangup = std::process::Command::new("kill").args(["-HUP", &child.id().to_string()]).status().expect("kill runs");
+    assert!(hangup.success());
+    common::eventually("the reload", || async { (get(listen, "/a").await.status == 503).then_some(()) }).await;
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+}
