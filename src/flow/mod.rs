@@ -9,14 +9,18 @@ mod surviving;
 mod tracked;
 pub mod tune;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
-use hyper::upgrade::OnUpgrade;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -26,7 +30,7 @@ use self::{
         documents::Documents,
         shell::{Arrival, Read},
     },
-    gate::Gate,
+    gate::{Gate, Permit},
     origin::{Answer, CallError, FailureKind, Job, Origin, headers},
     report::{ClientShown, Decided, Exchange, Report, decision, response},
     surviving::Surviving,
@@ -35,7 +39,7 @@ use self::{
 use crate::{
     clock,
     config::{Settings, settings::Expose},
-    model::{Effect, Mode, Outcome, Refusal, Rule, Scope},
+    model::{Class, Effect, Intent, Mode, Outcome, Refusal, Rule, Scope},
     profile::{Profile, RouteId},
     wire::{Body, Budget, Fault, Linger, Request, Response, Upload, upload},
 };
@@ -58,6 +62,10 @@ impl Plan {
         let mut routes: Vec<Arc<str>> = routes.map(|index| Arc::from(profile.route_name(RouteId(index)))).collect();
         routes.push(Arc::from(profile.route_name(RouteId::UNMATCHED)));
         Self { settings, profile, routes }
+    }
+
+    fn name(&self, class: Option<Class>) -> &str {
+        class.map_or("none", |class| self.settings.classes.name(class))
     }
 
     fn route(&self, route: RouteId) -> Arc<str> {
@@ -88,6 +96,35 @@ pub struct Flow {
     token: String,
     via: HeaderValue,
     ids: AtomicU64,
+}
+
+/// How a request was answered.
+struct Answered {
+    response: Response,
+    outcome: Outcome,
+    /// The size of its body; none if the body tells its own end.
+    whole: Option<u64>,
+}
+
+/// A request with a sound head.
+struct Arrived {
+    head: Parts,
+    upload: Upload,
+    checked: Checked,
+    client: IpAddr,
+    upgrade: Option<OnUpgrade>,
+}
+
+/// A request that was read.
+struct Asked {
+    head: Parts,
+    body: Body,
+    progress: Option<Arc<upload::Progress>>,
+    checked: Checked,
+    class: Class,
+    repeatable: bool,
+    stream: bool,
+    upgrade: Option<OnUpgrade>,
 }
 
 /// A request while its answer is being made.
@@ -154,7 +191,11 @@ impl Flow {
         let tracked = self.track(head.method.clone(), Some(head.uri.clone()), head.version, &connection, id);
         let side = Side::new(&tracked);
         let under = Under { plan: &plan, tracked: &tracked, connection: &connection, id };
-        let (mut response, outcome, whole) = self.path(head, body, &under).await;
+        let answered = match self.path(head, body, &under).await {
+            Ok(answered) => answered,
+            Err(ours) => *ours,
+        };
+        let Answered { mut response, outcome, whole } = answered;
         if outcome != Outcome::Gone {
             tracked.note(|exchange| exchange.status = response.status().as_u16());
         }
@@ -166,88 +207,107 @@ impl Flow {
         response
     }
 
-    /// The path: each stage may answer, and then the later ones never see the request. With the answer come its outcome and its size,
-    /// which is none if its body tells its own end.
-    async fn path(self: &Arc<Self>, mut head: Parts, body: hyper::body::Incoming, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
-        let Under { plan, tracked, connection, .. } = under;
-        let settings = &plan.settings;
-        let has_body = !http_body::Body::is_end_stream(&body);
+    /// The path. A stage that answers by itself ends it, and the later ones never see the request.
+    async fn path(self: &Arc<Self>, head: Parts, body: Incoming, under: &Under<'_>) -> Result<Answered, Box<Answered>> {
+        let arrived = self.accept(head, body, under)?;
+        let (asked, intent) = self.classify(arrived, under).await?;
+        let permit = self.admit(intent, under).await?;
+        self.forward(asked, permit, under).await
+    }
 
-        let checked = match head::check(&head, has_body, connection.line.is_ambiguous(), &self.token, settings.listen.body_bytes_max) {
-            Ok(checked) => checked,
+    /// Nothing that two parsers could read differently goes on, and the head becomes that of the next hop.
+    fn accept(&self, mut head: Parts, body: Incoming, under: &Under<'_>) -> Result<Arrived, Box<Answered>> {
+        let settings = &under.plan.settings;
+        let has_body = !http_body::Body::is_end_stream(&body);
+        let ambiguous = under.connection.line.is_ambiguous();
+        match head::check(&head, has_body, ambiguous, &self.token, settings.listen.body_bytes_max) {
+            Ok(checked) => {
+                let upload = self.upload(body, checked.expects, settings);
+                let client = address::client_address(under.connection.peer.ip(), &head.headers, &settings.listen);
+                let upgrade = self.prepare(&mut head, checked, under);
+                Ok(Arrived { head, upload, checked, client, upgrade })
+            }
             Err(malformed) => {
                 drop(self.upload(body, false, settings));
-                return ours(response::malformed(malformed.status(), &malformed.to_string(), under.id), Outcome::Refused, under);
+                Err(at_fault(malformed.status(), &malformed.to_string(), under))
             }
-        };
+        }
+    }
 
-        let upload = self.upload(body, checked.expects, settings);
-        let client = address::client_address(connection.peer.ip(), &head.headers, &settings.listen);
-        let upgrade = self.prepare(&mut head, checked, under);
-        let arrival = Arrival { head: &head, checked, client, bytes_max: settings.inspect.bytes_max };
-        let read = match classify::shell::read(&plan.profile, &arrival, upload, &self.memory).await {
-            Ok(read) => read,
-            Err(fault) => return Self::at_fault(fault, under),
-        };
-        let Read { mut reading, mut body, progress, bytes, hold } = read;
+    /// What it is, as far as it must be read for that.
+    async fn classify(&self, arrived: Arrived, under: &Under<'_>) -> Result<(Asked, Intent), Box<Answered>> {
+        let Under { plan, tracked, .. } = under;
+        let Arrived { head, upload, checked, client, upgrade } = arrived;
+        let arrival = Arrival { head: &head, checked, client, bytes_max: plan.settings.inspect.bytes_max };
+        let read = classify::shell::read(&plan.profile, &arrival, upload, &self.memory).await;
+        let Read { mut reading, body, progress, bytes, hold } = read.map_err(|fault| body_failed(fault, under))?;
         if checked.upgrade {
             classify::undeclared_upgrade(&mut reading);
         }
         let key = self.clients.key(&reading.client);
         let stream = reading.stream.is_some();
-        // What asks for an upgrade is held to the limits of streams before it is sent, whether or not the app agrees.
         let mut intent = classify::intent(&reading, key, &self.documents, clock::now());
+        // What asks for an upgrade is held to the limits of streams before it is sent, whether or not the app agrees.
         intent.stream |= upgrade.is_some();
-        let class = intent.class;
         let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.writes.is_empty();
         tracked.keep(hold, progress.clone());
         tracked.teach(Lesson { documents: intent.documents.clone(), class: reading.class, cost: reading.cost, stream });
         tracked.note(|exchange| {
             exchange.route = plan.route(reading.route);
-            exchange.class = Some(class);
+            exchange.class = Some(intent.class);
             exchange.effect = reading.effect;
             exchange.everything = reading.writes.contains(&Scope::All);
             exchange.documents = reading.reads;
             exchange.documents.extend(reading.writes);
-            exchange.client = ClientShown::of(reading.client, key, settings.log.clients_plain);
+            exchange.client = ClientShown::of(reading.client, key, plan.settings.log.clients_plain);
             exchange.stream = stream;
             exchange.bytes_in = bytes;
         });
+        let class = intent.class;
+        Ok((Asked { head, body, progress, checked, class, repeatable, stream, upgrade }, intent))
+    }
 
-        let permit = match self.gate.enter(intent).await {
-            Ok(permit) => permit,
+    /// A seat, or a refusal that says when to come back.
+    async fn admit(&self, intent: Intent, under: &Under<'_>) -> Result<Permit, Box<Answered>> {
+        match self.gate.enter(intent).await {
+            Ok(permit) => {
+                under.tracked.note(|exchange| {
+                    exchange.waited = Some(permit.waited);
+                    exchange.predicted = permit.predicted;
+                });
+                Ok(permit)
+            }
             Err(refused) => {
                 let gate::Refused { refusal, shadows, waited } = *refused;
-                tracked.note(|exchange| {
+                under.tracked.note(|exchange| {
                     exchange.waited = Some(waited);
                     exchange.shadows = shadows;
                 });
-                return Self::refused(&refusal, under);
+                Err(refused_by(&refusal, under))
             }
-        };
+        }
+    }
 
-        tracked.note(|exchange| {
-            exchange.waited = Some(permit.waited);
-            exchange.predicted = permit.predicted;
-        });
+    /// The app's answer. The call goes on by itself when its client leaves, unless it is open-ended.
+    async fn forward(self: &Arc<Self>, asked: Asked, permit: Permit, under: &Under<'_>) -> Result<Answered, Box<Answered>> {
+        let Asked { mut head, mut body, progress, checked, class, repeatable, stream, upgrade } = asked;
         frame(&mut head, &body, checked);
         if let Body::Upload(upload) = &mut body {
             upload.charge();
         }
-        let watch = Arc::clone(tracked) as Arc<dyn origin::Watch>;
-        let head_timeout = settings.of(class).head_timeout;
+        let watch = Arc::clone(under.tracked) as Arc<dyn origin::Watch>;
+        let head_timeout = under.plan.settings.of(class).head_timeout;
         let job = Job { head, body, progress, permit, watch, repeatable, stream, upgrade, head_timeout };
         let flow = Arc::clone(self);
         let call = async move { flow.origin.call(job).await };
-        let answered = if stream { call.await } else { Surviving::new(call, self.tasks.clone()).await };
-        match answered {
-            Ok(Answer { head, body, whole }) => (Response::from_parts(head, body), Outcome::Forwarded, whole),
-            Err(CallError::App(kind)) => Self::failed(kind, under),
-            Err(CallError::Client(fault)) => Self::at_fault(fault, under),
-            Err(CallError::Streams) => {
-                let retry_after = FAILURE_PAUSE.mul_f64(1.0 + fastrand::f64() / 2.0);
-                Self::refused(&Refusal { rule: Rule::Stream, own_doing: false, retry_after }, under)
+        let answer = if stream { call.await } else { Surviving::new(call, self.tasks.clone()).await };
+        match answer {
+            Ok(Answer { head, body, whole }) => {
+                Ok(Answered { response: Response::from_parts(head, body), outcome: Outcome::Forwarded, whole })
             }
+            Err(CallError::App(kind)) => Err(app_failed(kind, under)),
+            Err(CallError::Client(fault)) => Err(body_failed(fault, under)),
+            Err(CallError::Streams) => Err(refused_by(&Refusal { rule: Rule::Stream, own_doing: false, retry_after: pause() }, under)),
         }
     }
 
@@ -295,7 +355,7 @@ impl Flow {
         Tracked::new(exchange, self.report.clone(), Arc::clone(&self.documents), Arc::clone(&connection.line), version)
     }
 
-    fn upload(&self, body: hyper::body::Incoming, expects: bool, settings: &Settings) -> Upload {
+    fn upload(&self, body: Incoming, expects: bool, settings: &Settings) -> Upload {
         let listen = &settings.listen;
         let limits = upload::Limits { idle: listen.body_timeout, bytes_max: listen.body_bytes_max, rate_min: listen.body_rate_min };
         Upload::new(body, expects, limits, Arc::clone(&self.linger))
@@ -324,33 +384,6 @@ impl Flow {
         upgrade
     }
 
-    /// The client's own body failed.
-    fn at_fault(fault: Fault, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
-        let response = response::malformed(fault.status(), &fault.to_string(), under.id);
-        if fault == Fault::Gone { (response, Outcome::Gone, Some(0)) } else { ours(response, Outcome::Refused, under) }
-    }
-
-    fn refused(refusal: &Refusal, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
-        under.tracked.note(|exchange| exchange.rule = Some(refusal.rule));
-        let class = under.tracked.note(|exchange| exchange.class);
-        let name = class.map_or("none", |class| under.plan.settings.classes.name(class));
-        let response = response::refusal(&under.plan.profile, refusal, name, under.id);
-        let size = size_of(&response);
-        (response, Outcome::Refused, Some(size))
-    }
-
-    fn failed(kind: FailureKind, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
-        let class = under.tracked.note(|exchange| {
-            exchange.failure = Some(kind);
-            exchange.class
-        });
-        let name = class.map_or("none", |class| under.plan.settings.classes.name(class));
-        let pause = FAILURE_PAUSE.mul_f64(1.0 + fastrand::f64() / 2.0);
-        let response = response::failure(&under.plan.profile, kind, pause, name, under.id);
-        let size = size_of(&response);
-        (response, Outcome::Failed, Some(size))
-    }
-
     /// What every answer carries: the decision, where it may be seen, and the end of the connection in a drain.
     fn finish(&self, response: &mut Response, under: &Under<'_>) {
         let settings = &under.plan.settings;
@@ -365,7 +398,7 @@ impl Flow {
         if exposed {
             let (class, rule) =
                 under.tracked.note(|exchange| (exchange.class, exchange.rule.or_else(|| exchange.shadows.first().copied())));
-            let name = class.map_or("none", |class| settings.classes.name(class));
+            let name = under.plan.name(class);
             let mode = decided_mode(settings, class, rule);
             response.headers_mut().insert("tidegate-decision", decision::decision(name, Decided { rule, mode }));
         }
@@ -375,7 +408,7 @@ impl Flow {
     }
 }
 
-fn decided_mode(settings: &Settings, class: Option<crate::model::Class>, rule: Option<Rule>) -> Mode {
+fn decided_mode(settings: &Settings, class: Option<Class>, rule: Option<Rule>) -> Mode {
     let Some(class) = class.map(|class| settings.of(class)) else { return settings.gate.mode };
     match rule {
         Some(Rule::ClientRate) => class.client_rate.map_or(class.mode, |rate| rate.mode),
@@ -386,15 +419,46 @@ fn decided_mode(settings: &Settings, class: Option<crate::model::Class>, rule: O
     }
 }
 
-/// An answer of ours to a request that was itself at fault.
-fn ours(response: Response, outcome: Outcome, under: &Under<'_>) -> (Response, Outcome, Option<u64>) {
-    under.tracked.note(|exchange| exchange.rule = Some(Rule::Malformed));
-    let size = size_of(&response);
-    (response, outcome, Some(size))
+/// The client's own body failed.
+fn body_failed(fault: Fault, under: &Under<'_>) -> Box<Answered> {
+    if fault == Fault::Gone {
+        let response = response::malformed(fault.status(), &fault.to_string(), under.id);
+        return Box::new(Answered { response, outcome: Outcome::Gone, whole: Some(0) });
+    }
+    at_fault(fault.status(), &fault.to_string(), under)
 }
 
-fn size_of(response: &Response) -> u64 {
-    http_body::Body::size_hint(response.body()).exact().unwrap_or(0)
+/// The request was itself at fault.
+fn at_fault(status: StatusCode, detail: &str, under: &Under<'_>) -> Box<Answered> {
+    under.tracked.note(|exchange| exchange.rule = Some(Rule::Malformed));
+    ours(response::malformed(status, detail, under.id), Outcome::Refused)
+}
+
+fn refused_by(refusal: &Refusal, under: &Under<'_>) -> Box<Answered> {
+    let class = under.tracked.note(|exchange| {
+        exchange.rule = Some(refusal.rule);
+        exchange.class
+    });
+    ours(response::refusal(&under.plan.profile, refusal, under.plan.name(class), under.id), Outcome::Refused)
+}
+
+fn app_failed(kind: FailureKind, under: &Under<'_>) -> Box<Answered> {
+    let class = under.tracked.note(|exchange| {
+        exchange.failure = Some(kind);
+        exchange.class
+    });
+    ours(response::failure(&under.plan.profile, kind, pause(), under.plan.name(class), under.id), Outcome::Failed)
+}
+
+/// An answer of ours, whose body is whole.
+fn ours(response: Response, outcome: Outcome) -> Box<Answered> {
+    let size = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+    Box::new(Answered { response, outcome, whole: Some(size) })
+}
+
+/// How long a client is asked to stay away where no rule has computed it, jittered.
+fn pause() -> Duration {
+    FAILURE_PAUSE.mul_f64(1.0 + fastrand::f64() / 2.0)
 }
 
 /// Frames the body anew, by its length where that is known, else by chunks (RFC 9112 section 6).
