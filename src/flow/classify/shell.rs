@@ -82,9 +82,8 @@ pub async fn read(profile: &Profile, arrival: &Arrival<'_>, mut upload: Upload, 
         let reading = seen(BodySeen::Whole(&[]));
         return Ok(Read { reading, body: Body::Empty, progress: None, bytes: 0, hold: None });
     }
-    let inspects = profile.inspects(head);
     let longer = checked.length.is_some_and(|length| length > bytes_max as u64);
-    if !inspects && (checked.expects || longer) {
+    if (checked.expects || longer) && !profile.inspects(head) {
         return Ok(streaming(seen(BodySeen::Prefix(&[])), upload, None));
     }
     let need = checked.length.map_or(bytes_max as u64, |length| length.min(bytes_max as u64));
