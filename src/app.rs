@@ -193,11 +193,11 @@ impl House {
         }
         let kept = CancellationToken::new();
         let keeping = state_file.map(|file| tokio::spawn(file.keep(Arc::clone(&self.flow.documents), kept.clone())));
-        let mut helpers = tokio::task::JoinSet::new();
+        let mut chores = tokio::task::JoinSet::new();
         let (closing, closed) = oneshot::channel::<()>();
-        helpers.spawn(reloads.run());
+        chores.spawn(reloads.run());
         let watched = Arc::clone(&self);
-        helpers.spawn(async move { watched.flow.origin.watch().await });
+        chores.spawn(async move { watched.flow.origin.watch().await });
         // Without an operators' listener the reloads go on for as long as somebody could still ask for them: this one.
         let asker = reloader.clone();
         let served = console.map(|console| {

@@ -372,12 +372,21 @@ impl<'a> Table<'a> {
 
     /// A duration such as `"5s"`.
     pub fn duration(&self, key: &str) -> Option<Duration> {
-        self.parsed(key, units::duration)
+        self.with_unit(key, "5s", units::duration)
     }
 
     /// A size such as `"64KiB"`.
     pub fn bytes(&self, key: &str) -> Option<u64> {
-        self.parsed(key, units::bytes)
+        self.with_unit(key, "64KiB", units::bytes)
+    }
+
+    fn with_unit<T>(&self, key: &str, example: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let node = self.node(key)?;
+        if matches!(node.value, Value::Text(_)) {
+            return self.parsed(key, read);
+        }
+        self.wrong(key, node, "a string with a unit", &format!("write {key} = \"...\", such as \"{example}\""));
+        None
     }
 
     /// One of a few words.

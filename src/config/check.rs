@@ -81,7 +81,7 @@ fn required(places: &Places, mistakes: &Mistakes) {
     if !places.written("profile") {
         mistakes.warning(
             places.at("profile"),
-            "`profile` is not set: \"generic\" reads no documents, so every write counts as touching all of them",
+            "`profile` is not set: \"generic\" tells reads from writes and takes the path for the document",
             "write profile = \"couchdb\", or whatever your service speaks",
         );
     }
