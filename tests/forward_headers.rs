@@ -149,3 +149,31 @@ async fn the_decision_is_shown_to_whom_the_operator_wants() {
         tidegate.at_rest(1).await;
     }
 }
+
+#[tokio::test]
+async fn an_http_1_0_request_without_host_reaches_the_app_with_one() {
+    let app = App::start().await;
+    let tidegate = Tidegate::start(app.address, "").await;
+    assert_eq!(common::wire::exchange(tidegate.listen, "GET /a HTTP/1.0\r\n\r\n").await.status, 200);
+    assert_eq!(app.seen()[0].header("host"), app.address.to_string());
+    tidegate.at_rest(1).await;
+}
+
+#[tokio::test]
+async fn a_small_body_of_unknown_length_holds_no_more_memory_than_it_has() {
+    let app = App::start().await;
+    let tidegate = Tidegate::start(app.address, "inspect.memory_max = \"100KiB\"").await;
+    let listen = tidegate.listen;
+    let send = async move |target: &str, id: &str| {
+        let body = format!("{{\"kind\":1,\"id\":\"{id}\"}}");
+        let head = format!("POST {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        common::wire::exchange(listen, format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await.status
+    };
+    let first = tokio::spawn(async move { send("/inspected?until=go", "a").await });
+    app.until_running("inspected", 1).await;
+    assert_eq!(send("/inspected", "b").await, 200);
+    app.let_go("go");
+    assert_eq!(first.await.expect("no panic"), 200);
+    let lines = tidegate.at_rest(2).await;
+    assert!(lines.iter().all(|line| line["documents"] != serde_json::json!(["*"])), "{lines:?}");
+}
