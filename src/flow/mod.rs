@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod classify;
+pub mod fresh;
 pub mod gate;
 pub mod origin;
 pub mod report;

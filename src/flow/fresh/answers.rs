@@ -1,0 +1,1 @@
+//! What the app said, kept within a bound of bytes.

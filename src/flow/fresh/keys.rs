@@ -1,0 +1,1 @@
+//! Scopes as keys of the ledger.

@@ -1,0 +1,1 @@
+//! Everything that an answer depends on, as a hash.

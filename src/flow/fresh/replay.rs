@@ -1,0 +1,1 @@
+//! An answer in the form in which it is kept, and said again.
