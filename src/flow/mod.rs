@@ -32,7 +32,7 @@ use self::{
         shell::{Arrival, Read},
     },
     gate::{Gate, Permit},
-    origin::{Answer, CallError, FailureKind, Job, Origin, headers},
+    origin::{Answer, CallError, Job, Origin, headers},
     report::{ClientShown, Decided, Exchange, Report, decision, response},
     surviving::Surviving,
     tracked::{FAILURE_PAUSE, Lesson, Side, Tracked},
@@ -40,7 +40,7 @@ use self::{
 use crate::{
     clock,
     config::{Settings, settings::Expose},
-    model::{Class, Effect, Intent, Mode, Outcome, Refusal, Rule, Scope},
+    model::{Class, Effect, FailureKind, Intent, Mode, Outcome, Refusal, Rule, Scope},
     profile::{Profile, RouteId},
     wire::{Body, Budget, Fault, Linger, Request, Response, Upload, upload},
 };

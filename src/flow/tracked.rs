@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use super::{
     accept::LineState,
     classify::{documents::Documents, shell::Hold},
-    origin::{Close, FailureKind, Held, Watch},
+    origin::{Close, Held, Watch},
     report::{Exchange, Report, server_timing},
     tune,
 };
 use crate::{
     clock,
-    model::{Class, DocumentKeys, Outcome},
+    model::{Class, DocumentKeys, FailureKind, Outcome},
     profile::Cost,
     wire::{Cut, pipe::End, upload::Progress},
 };

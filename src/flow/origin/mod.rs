@@ -1,6 +1,5 @@
 //! The call to the app: a permit in, an answer out. The seat is charged until the app is really done, whatever the client does.
 
-pub mod failure;
 pub mod headers;
 pub mod health;
 pub mod pool;
@@ -25,7 +24,6 @@ use tokio_util::task::TaskTracker;
 
 use self::seat::Zombie;
 pub use self::{
-    failure::FailureKind,
     pool::{Lease, Pool},
     seat::{Close, Held, Seat, Watch},
 };
@@ -36,6 +34,7 @@ use crate::{
         accept::{Drain, Stage},
         gate::Permit,
     },
+    model::FailureKind,
     wire::{Body, Budget, Fault, upload::Progress},
 };
 

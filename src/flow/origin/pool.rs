@@ -20,10 +20,10 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::failure::FailureKind;
 use crate::{
     clock::{self, Moment},
     config::settings::App,
+    model::FailureKind,
     wire::{Body, upload::Progress},
 };
 

@@ -14,10 +14,11 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{CallError, Close, Deadlines, FailureKind, Lease, Origin, STREAM_SEAT_MAX, Seat, seat::Zombie};
+use super::{CallError, Close, Deadlines, Lease, Origin, STREAM_SEAT_MAX, Seat, seat::Zombie};
 use crate::{
     clock::{self, Moment},
     flow::accept::Stage,
+    model::FailureKind,
     wire::{
         Body, Cut, Feed,
         pipe::{self, Sent},

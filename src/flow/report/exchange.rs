@@ -6,8 +6,8 @@ use http::{Method, Uri};
 
 use crate::{
     clock::Moment,
-    flow::{gate::Shadows, origin::FailureKind},
-    model::{Class, ClientKey, Effect, Mode, Outcome, Rule, SCOPES_SHOWN_MAX, Scope},
+    flow::gate::Shadows,
+    model::{Class, ClientKey, Effect, FailureKind, Mode, Outcome, Rule, SCOPES_SHOWN_MAX, Scope},
     profile::Client,
 };
 

@@ -13,8 +13,7 @@ use prometheus::{
 use super::{ConfigScrape, Scrape, exchange::Exchange};
 use crate::{
     config::Settings,
-    flow::origin::FailureKind,
-    model::{CLASSES_MAX, Class, Outcome, Rule},
+    model::{CLASSES_MAX, Class, FailureKind, Outcome, Rule},
 };
 
 /// The buckets of everything that is waited for, in seconds.
