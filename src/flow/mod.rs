@@ -298,7 +298,7 @@ impl Flow {
         }
         let watch = Arc::clone(under.tracked) as Arc<dyn origin::Watch>;
         let head_timeout = under.plan.settings.of(class).head_timeout;
-        let job = Job { head, body, progress, permit, watch, repeatable, stream, upgrade, head_timeout };
+        let job = Job { head, body, progress, permit, watch, stake: Box::default(), repeatable, stream, upgrade, head_timeout };
         let flow = Arc::clone(self);
         let call = async move { flow.origin.call(job).await };
         let answer = if stream { call.await } else { Surviving::new(call, self.tasks.clone()).await };

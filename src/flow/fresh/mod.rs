@@ -12,3 +12,4 @@ pub mod keys;
 pub mod ledger;
 pub mod question;
 pub mod replay;
+pub mod stake;
