@@ -1,1 +1,5 @@
 //! Which documents were written when.
+
+/// What a poll reads.
+#[derive(Clone, Debug, Default)]
+pub struct Reads;
