@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::{
     accept::LineState,
     classify::{documents::Documents, shell::Hold},
+    fresh::ledger::NotSolid,
     origin::{Close, Held, Watch},
     report::{Exchange, Report, server_timing},
     tune,
@@ -77,6 +78,11 @@ impl Tracked {
         *self.lesson.lock() = Some(lesson);
     }
 
+    /// What is to be learned from it, for whoever asks in its place.
+    pub fn take_lesson(&self) -> Option<Lesson> {
+        self.lesson.lock().take()
+    }
+
     /// Memory that is held, and an upload that goes on, until it has ended.
     pub fn keep(&self, hold: Option<Hold>, progress: Option<Arc<Progress>>) {
         *self.held.lock() = (hold, progress);
@@ -100,6 +106,10 @@ impl Tracked {
 }
 
 impl Watch for Tracked {
+    fn asked(&self, solid: Result<(), NotSolid>) {
+        self.exchange.lock().solid = Some(solid);
+    }
+
     fn answered(&self, status: StatusCode, headers: &HeaderMap) {
         let told = server_timing::read(headers);
         let mut exchange = self.exchange.lock();

@@ -122,15 +122,18 @@ pub(super) async fn finish_late(mut body: Incoming, seat: &mut Seat) {
     let mut begun = Begun::default();
     let read = begun.read(&mut body, wanted).await;
     if read {
-        let held = seat.stake.holds().filter(|max| begun.size <= *max);
         seat.reply = begun.size as u64;
         let (bytes, trailers) = begun.into_whole();
-        seat.stake.replied(held.map(|_| &bytes[..]));
+        if let Some(max) = seat.stake.holds() {
+            seat.stake.replied((bytes.len() <= max).then_some(&bytes[..]));
+        }
         seat.whole(Close::Late, Some(bytes), trailers.is_some());
         return;
     }
     // Longer than anybody wants: only its end counts.
-    seat.stake.replied(None);
+    if seat.stake.holds().is_some() {
+        seat.stake.replied(None);
+    }
     seat.stake.too_long();
     begun.frames.clear();
     while !begun.broken {

@@ -15,15 +15,18 @@ use http::{HeaderMap, StatusCode, response::Parts};
 use crate::{
     clock::{self, Moment},
     flow::{
-        fresh::stake::Stake,
+        fresh::{ledger::NotSolid, stake::Stake},
         gate::{Permit, Shadows},
     },
     model::Class,
     wire::{pipe::End, upload::Progress},
 };
 
-/// Who wants to know how a call goes. Each is called at most once, in this order, but for `ended`, which may come at any time.
+/// Who wants to know how a call goes. Each is called at most once, in this order, but for `asked`, which comes with every attempt, and `ended`,
+/// which may come at any time.
 pub trait Watch: Send + Sync + 'static {
+    /// An attempt at a poll is about to be sent: whether its answer will last.
+    fn asked(&self, solid: Result<(), NotSolid>);
     /// The app's head has come.
     fn answered(&self, status: StatusCode, headers: &HeaderMap);
     /// The app is done with it, or was given up.
@@ -93,7 +96,9 @@ impl Seat {
     /// The first byte of an attempt is about to be sent.
     pub fn send(&mut self) -> Moment {
         self.close = Close::Cut;
-        self.stake.sending();
+        if let Some(solid) = self.stake.sending() {
+            self.watch.asked(solid);
+        }
         *self.sent.get_or_insert_with(clock::now)
     }
 
