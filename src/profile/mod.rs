@@ -52,7 +52,7 @@ pub use self::{
     answer::{Answer, AnswerMode, Now},
     explain::{Explanation, Step},
     selector::{JsonPath, JsonStep, Selector},
-    truth::{Found, Test, Truth, Value},
+    truth::{Found, Test, Truth, Value, glob},
 };
 
 /// The most scopes that a request may write; with more it writes everything.
