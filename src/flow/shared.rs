@@ -11,14 +11,16 @@ use std::{
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    Answered, Asked, Flow, Plan, Under, app_failed, background::Background,
+    Answered, Asked, Flow, Plan, Under, app_failed,
+    background::Background,
+    call_failed,
     fresh::{
         Again, Delivered, Why,
         join::shell::{Lead, Member, Place, Shared},
         replay,
         shell::Local,
     },
-    call_failed, gate, job,
+    gate, job,
     origin::{self, Answer, CallError},
     pause, refused_at_gate, refused_by,
     report::fresh::PollEnd,
@@ -150,8 +152,7 @@ impl Flow {
         let until = self.patience(&asked, under);
         let held = !lead.has_turn();
         asked.stake.lead(lead.clone());
-        let call =
-            Call { flow: Arc::clone(self), plan: Arc::clone(under.plan), tracked: Arc::clone(under.tracked), lead: lead.clone() };
+        let call = Call { flow: Arc::clone(self), plan: Arc::clone(under.plan), tracked: Arc::clone(under.tracked), lead: lead.clone() };
         let leading = Leading { call: Surviving::new(call.ask(asked, intent), self.tasks.clone()), lead };
         // Who waits for another's answer first has one time-out for all of it, from its own arrival (rule 11).
         let met = if held { timeout_at(until, leading).await.unwrap_or(Met::Failed(late())) } else { leading.await };

@@ -170,7 +170,15 @@ impl Fresh {
     ///
     /// # Errors
     /// Why its answer may be neither kept nor shared.
-    pub fn poll(&self, profile: &Profile, generation: u64, reading: &Reading, head: &Parts, body: &[u8], name: &str) -> Result<Poll, NoPoll> {
+    pub fn poll(
+        &self,
+        profile: &Profile,
+        generation: u64,
+        reading: &Reading,
+        head: &Parts,
+        body: &[u8],
+        name: &str,
+    ) -> Result<Poll, NoPoll> {
         let rules = profile.answer(reading.route).filter(|_| reading.effect == Effect::Poll).ok_or(NoPoll::Effect)?;
         let settings = self.settings.load();
         let own = match rules.mode {

@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn some_statuses_leave_open_what_the_app_will_do() {
-        for (status, known) in [(200, true), (409, true), (404, true), (202, false), (408, false), (500, false), (503, false), (101, false)] {
+        for (status, known) in [(200, true), (409, true), (404, true), (202, false), (408, false), (500, false), (503, false), (101, false)]
+        {
             assert_eq!(is_known(StatusCode::from_u16(status).expect("a status")), known, "{status}");
         }
     }

@@ -77,7 +77,12 @@ struct Head {
 
 impl fmt::Debug for Stake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Stake").field("route", &self.route).field("write", &self.write).field("sent", &self.sent).finish_non_exhaustive()
+        formatter
+            .debug_struct("Stake")
+            .field("route", &self.route)
+            .field("write", &self.write)
+            .field("sent", &self.sent)
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,7 +133,20 @@ impl Stake {
     pub fn new(fresh: Arc<Fresh>, whose: Whose, member: Member, write: Option<Write>, poll: Option<Arc<Poll>>) -> Box<Self> {
         let Whose { profile, route, credential, is_head, is_stream } = whose;
         let asking = poll.map(|poll| Box::new(Asking::new(poll)));
-        Box::new(Self { fresh, profile, route, credential, is_head, is_stream, member, write, asking, sent: false, was_lost: false, head: None })
+        Box::new(Self {
+            fresh,
+            profile,
+            route,
+            credential,
+            is_head,
+            is_stream,
+            member,
+            write,
+            asking,
+            sent: false,
+            was_lost: false,
+            head: None,
+        })
     }
 
     /// Whose generation it belongs to.
