@@ -51,6 +51,7 @@ use crate::{
 pub use self::{
     answer::{Answer, AnswerMode, Now},
     explain::{Explanation, Step},
+    path::normalise,
     selector::{JsonPath, JsonStep, Selector},
     truth::{Found, Test, Truth, Value},
 };
