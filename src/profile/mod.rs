@@ -53,7 +53,7 @@ pub use self::{
     explain::{Explanation, Step},
     path::normalise,
     selector::{JsonPath, JsonStep, Selector},
-    truth::{Found, Test, Truth, Value},
+    truth::{Found, Test, Truth, Value, glob},
 };
 
 /// The most scopes that a request may write; with more it writes everything.

@@ -26,13 +26,17 @@ pub mod shell;
 
 use std::collections::HashMap;
 
-use super::{ledger::Reads, question::Question};
+use super::{
+    keys::Reads,
+    ledger::{Asked, NotSolid},
+    question::Question,
+};
 use crate::clock::Boot;
 
 /// What is known of a poll that runs at the app (rule 7).
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// What it reads.
+    /// What its answer depends on.
     pub reads: Reads,
     /// The number of the last write when it was sent.
     pub s: u64,
@@ -40,6 +44,16 @@ pub struct Running {
     pub asked_at: Boot,
     /// Whether no document of it was being written, or in doubt, when it was sent.
     pub solid: bool,
+}
+
+impl Running {
+    /// The same for the ledger, which says whether it proves.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        // Why it is not solid does not matter here: it proves nothing.
+        let solid = if self.solid { Ok(()) } else { Err(NotSolid::Writer) };
+        Asked { s: self.s, asked_at: self.asked_at, solid }
+    }
 }
 
 /// Names a group; never given twice.

@@ -284,7 +284,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::{clock::Boot, flow::fresh::ledger::Reads};
+    use crate::{clock::Boot, flow::fresh::keys::Reads};
 
     const QUESTION: Question = Question(7);
     const NOBODY: View = View { running: 0, waiting: 0, members: 0 };
