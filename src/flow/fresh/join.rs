@@ -26,13 +26,17 @@ pub mod shell;
 
 use std::collections::HashMap;
 
-use super::{ledger::Reads, question::Question};
+use super::{
+    keys::Reads,
+    ledger::{Asked, NotSolid},
+    question::Question,
+};
 use crate::clock::Boot;
 
 /// What is known of a poll that runs at the app (rule 7).
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// What it reads.
+    /// What its answer depends on.
     pub reads: Reads,
     /// The number of the last write when it was sent.
     pub s: u64,
@@ -40,6 +44,16 @@ pub struct Running {
     pub asked_at: Boot,
     /// Whether no document of it was being written, or in doubt, when it was sent.
     pub solid: bool,
+}
+
+impl Running {
+    /// The same for the ledger, which says whether it proves.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        // Why it is not solid does not matter here: it proves nothing.
+        let solid = if self.solid { Ok(()) } else { Err(NotSolid::Writer) };
+        Asked { s: self.s, asked_at: self.asked_at, solid }
+    }
 }
 
 /// Names a group; never given twice.
@@ -90,6 +104,7 @@ pub struct View {
 
 /// Who asks the same, and who waits for whom. `L` is how a lead is told, `M` how a member is.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Joins<L, M> {
     /// Exactly the questions of which somebody runs or waits.
     entries: HashMap<Question, Entry<L, M>, foldhash::fast::RandomState>,
@@ -98,12 +113,14 @@ pub struct Joins<L, M> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Entry<L, M> {
     first: Option<Group<L, M>>,
     next: Option<Group<L, M>>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Group<L, M> {
     ticket: Ticket,
     lead: L,
@@ -296,5 +313,292 @@ impl<L: Clone, M> Joins<L, M> {
                 assert!(entry.first.as_ref().is_none_or(|first| first.ticket < next.ticket), "the next one came first");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that ever happened, and what must follow from it.
+    #[derive(Clone, Default)]
+    struct World {
+        joins: Joins<usize, usize>,
+        leads: Vec<Lead>,
+        members: Vec<Member>,
+        members_max: usize,
+        done: Vec<String>,
+    }
+
+    #[derive(Clone, Debug)]
+    struct Lead {
+        question: Question,
+        ticket: Ticket,
+        client: bool,
+        refresh: bool,
+        turn: bool,
+        /// Whether it was solid when it was last sent.
+        sent: Option<bool>,
+        abandoned: bool,
+        ended: bool,
+    }
+
+    #[derive(Clone, Debug)]
+    struct Member {
+        lead: usize,
+        chair: Chair,
+        deliveries: usize,
+        left: bool,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Arrive { question: u128, proves: bool },
+        Refresh { question: u128 },
+        Sent { lead: usize, solid: bool },
+        End { lead: usize },
+        ClientLeft { lead: usize },
+        Leave { member: usize },
+    }
+
+    fn running(solid: bool) -> Running {
+        Running { reads: Reads::default(), s: 0, asked_at: Boot(0), solid }
+    }
+
+    impl Lead {
+        /// Whether it may yet do something at the app.
+        fn stands(&self) -> bool {
+            !self.ended && (self.turn || !self.abandoned)
+        }
+
+        /// Whether whoever comes shares it.
+        fn waits(&self) -> bool {
+            !self.ended && !self.abandoned && !self.refresh && self.sent.is_none()
+        }
+    }
+
+    impl World {
+        fn new(members_max: usize) -> Self {
+            Self { members_max, ..Self::default() }
+        }
+
+        fn waiting_members(&self, lead: usize) -> Vec<usize> {
+            let there =
+                |(index, member): (usize, &Member)| (member.lead == lead && member.deliveries == 0 && !member.left).then_some(index);
+            self.members.iter().enumerate().filter_map(there).collect()
+        }
+
+        fn of(&self, question: Question) -> impl Iterator<Item = (usize, &Lead)> {
+            self.leads.iter().enumerate().filter(move |(_, lead)| lead.question == question)
+        }
+
+        fn step(&mut self, step: Step) {
+            self.done.push(format!("{step:?}"));
+            match step {
+                Step::Arrive { question, proves } => self.arrive(Question(question), proves),
+                Step::Refresh { question } => self.refresh(Question(question)),
+                Step::Sent { lead, solid } => self.sent(lead, solid),
+                Step::End { lead } => self.end(lead),
+                Step::ClientLeft { lead } => {
+                    let Lead { question, ticket, .. } = self.leads[lead];
+                    let told = self.joins.client_left(question, ticket);
+                    self.leads[lead].client = false;
+                    self.told(lead, told);
+                }
+                Step::Leave { member } => {
+                    let Member { lead, chair, .. } = self.members[member];
+                    let told = self.joins.leave(self.leads[lead].question, chair);
+                    self.members[member].left |= self.members[member].deliveries == 0;
+                    self.told(lead, told);
+                }
+            }
+            self.joins.check();
+            self.check();
+        }
+
+        fn arrive(&mut self, question: Question, proves: bool) {
+            let runs = self.of(question).find(|(_, lead)| !lead.ended && lead.sent.is_some()).map(|(index, lead)| (index, lead.sent));
+            let waits = self.of(question).find(|(_, lead)| lead.waits()).map(|(index, _)| index);
+            let stands = self.of(question).any(|(_, lead)| lead.stands());
+            let sharing = (0..self.leads.len())
+                .filter(|lead| self.leads[*lead].question == question)
+                .map(|lead| self.waiting_members(lead).len())
+                .sum::<usize>();
+            let asked = |running: &Running| {
+                assert!(running.solid && runs.is_some_and(|(_, sent)| sent == Some(true)), "only a solid one is asked what it proves");
+                proves
+            };
+            let (lead, member) = (self.leads.len(), self.members.len());
+            let arrived = self.joins.arrive(question, self.members_max, asked, lead, || member);
+            let joins = runs.filter(|(_, sent)| *sent == Some(true) && proves).map(|(index, _)| index);
+            match arrived {
+                Arrived::Joins(chair) => {
+                    let lead = joins.expect("joined what it may not join");
+                    assert_eq!(chair.group, self.leads[lead].ticket);
+                    self.members.push(Member { lead, chair, deliveries: 0, left: false });
+                }
+                Arrived::Shares(chair) => {
+                    assert_eq!(joins, None, "may join, but waits");
+                    let lead = waits.expect("shares what does not wait");
+                    assert_eq!(chair.group, self.leads[lead].ticket);
+                    self.members.push(Member { lead, chair, deliveries: 0, left: false });
+                }
+                Arrived::Leads(ticket) | Arrived::LeadsNext(ticket) => {
+                    assert_eq!((joins, waits), (None, None), "leads although it may share");
+                    let turn = matches!(arrived, Arrived::Leads(_));
+                    assert_eq!(turn, !stands, "held exactly while another one stands");
+                    self.leads.push(Lead {
+                        question,
+                        ticket,
+                        client: true,
+                        refresh: false,
+                        turn,
+                        sent: None,
+                        abandoned: false,
+                        ended: false,
+                    });
+                }
+                Arrived::Full => {
+                    assert!(joins.or(waits).is_some() && sharing >= self.members_max, "refused without need");
+                }
+            }
+            assert!(sharing <= self.members_max);
+        }
+
+        fn refresh(&mut self, question: Question) {
+            let free = !self.of(question).any(|(_, lead)| lead.stands());
+            let ticket = self.joins.refresh(question, self.leads.len());
+            assert_eq!(ticket.is_some(), free, "refreshed exactly when nobody stands");
+            let lead =
+                |ticket| Lead { question, ticket, client: false, refresh: true, turn: true, sent: None, abandoned: false, ended: false };
+            self.leads.extend(ticket.map(lead));
+        }
+
+        fn sent(&mut self, lead: usize, solid: bool) {
+            let Lead { question, ticket, turn, ended, .. } = self.leads[lead];
+            let sent = self.joins.sent(question, ticket, running(solid));
+            assert_eq!(sent, turn && !ended, "sent exactly when it has its turn");
+            if sent {
+                self.leads[lead].sent = Some(solid);
+            }
+        }
+
+        fn end(&mut self, lead: usize) {
+            let Lead { question, ticket, turn, ended, .. } = self.leads[lead];
+            let members = self.waiting_members(lead);
+            let next = self.of(question).find(|(index, other)| *index != lead && other.waits()).map(|(index, _)| index);
+            let told = self.joins.end(question, ticket);
+            assert_eq!(told.members, members, "exactly those who wait for it, in their order");
+            assert_eq!(told.turn, next.filter(|_| turn && !ended), "whoever was held has its turn");
+            self.leads[lead].ended = true;
+            for member in members {
+                self.members[member].deliveries += 1;
+            }
+            if let Some(next) = told.turn {
+                assert!(!self.leads[next].turn);
+                self.leads[next].turn = true;
+            }
+        }
+
+        fn told(&mut self, lead: usize, told: Option<usize>) {
+            let abandoned = self.leads[lead].waits() && !self.leads[lead].client && self.waiting_members(lead).is_empty();
+            assert_eq!(told, abandoned.then_some(lead), "told exactly when nobody waits for it");
+            self.leads[lead].abandoned |= abandoned;
+        }
+
+        fn check(&self) {
+            let mut view = View::default();
+            let questions: std::collections::BTreeSet<Question> = self.leads.iter().map(|lead| lead.question).collect();
+            for question in questions {
+                let runs = self.of(question).filter(|(_, lead)| !lead.ended && lead.sent.is_some()).count();
+                let turns = self.of(question).filter(|(_, lead)| lead.turn && lead.stands()).count();
+                let waits = self.of(question).filter(|(_, lead)| lead.waits()).count();
+                let stands = self.of(question).filter(|(_, lead)| lead.stands()).count();
+                assert!(runs <= 1 && waits <= 1 && turns <= 1, "{runs} run, {waits} wait, {turns} have their turn");
+                assert!(stands == 0 || turns == 1, "stuck: nobody has its turn");
+                view.waiting += waits;
+                view.running += stands - waits;
+            }
+            view.members = self.members.iter().filter(|member| member.deliveries == 0 && !member.left).count();
+            assert_eq!(self.joins.view(), view);
+            for member in &self.members {
+                assert!(member.deliveries + usize::from(member.left) <= 1, "told twice");
+                assert!(!self.leads[member.lead].ended || member.deliveries + usize::from(member.left) == 1, "never told");
+            }
+        }
+
+        /// Everybody who can still do something gives up.
+        fn drain(&mut self) {
+            for lead in 0..self.leads.len() {
+                self.step(Step::End { lead });
+            }
+            assert!(self.joins.entries.is_empty(), "memory of what is no more");
+        }
+
+        /// Forgets what can do nothing any more, so that a long run stays fast.
+        fn forget(&mut self) {
+            let first = self.leads.iter().position(|lead| !lead.ended).unwrap_or(self.leads.len());
+            assert!(first == self.leads.len() && self.joins.entries.is_empty());
+            (self.leads, self.members, self.done) = Default::default();
+        }
+    }
+
+    #[test]
+    fn in_a_million_random_steps_nobody_is_stuck_told_twice_or_given_an_older_answer() {
+        for seed in 0..2_500 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut world = World::new(random.usize(0..4));
+            let questions = random.u128(1..3);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for _ in 0..random.usize(1..10) {
+                    for _ in 0..random.usize(1..160) {
+                        let (leads, members) = (world.leads.len(), world.members.len());
+                        // Mostly the young ones, who still do something.
+                        let mut late =
+                            |count: usize| count - 1 - random.usize(0..count).min(random.usize(0..count)).min(random.usize(0..count));
+                        let (lead, member) = ((leads > 0).then(|| late(leads)), (members > 0).then(|| late(members)));
+                        let question = random.u128(0..questions);
+                        let step = match (random.u32(0..12), lead, member) {
+                            (0..=1, Some(lead), _) => Step::End { lead },
+                            (2..=3, Some(lead), _) => Step::Sent { lead, solid: random.u8(0..4) > 0 },
+                            (4, Some(lead), _) => Step::ClientLeft { lead },
+                            (5..=6, _, Some(member)) => Step::Leave { member },
+                            (7, ..) => Step::Refresh { question },
+                            _ => Step::Arrive { question, proves: random.bool() },
+                        };
+                        world.step(step);
+                    }
+                    world.drain();
+                    world.forget();
+                }
+            }));
+            assert!(outcome.is_ok(), "seed {seed}: {}", world.done.join("\n"));
+        }
+    }
+
+    #[test]
+    fn every_history_of_six_steps_keeps_the_rules() {
+        fn explore(world: &World, depth: usize, seen: &mut usize) {
+            *seen += 1;
+            if depth == 0 {
+                world.clone().drain();
+                return;
+            }
+            let leads = (0..world.leads.len()).flat_map(|lead| {
+                [Step::Sent { lead, solid: true }, Step::Sent { lead, solid: false }, Step::End { lead }, Step::ClientLeft { lead }]
+            });
+            let members = (0..world.members.len()).map(|member| Step::Leave { member });
+            let others =
+                [Step::Arrive { question: 0, proves: true }, Step::Arrive { question: 0, proves: false }, Step::Refresh { question: 0 }];
+            for step in others.into_iter().chain(leads).chain(members) {
+                let mut next = world.clone();
+                next.step(step);
+                explore(&next, depth - 1, seen);
+            }
+        }
+        let mut seen = 0;
+        explore(&World::new(1), 6, &mut seen);
+        println!("{seen} histories");
+        assert!(seen > 100_000);
     }
 }

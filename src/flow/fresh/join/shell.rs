@@ -276,3 +276,171 @@ impl<D> fmt::Debug for Member<D> {
         formatter.debug_struct("Member").field("question", &self.question).field("chair", &self.chair).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{clock::Boot, flow::fresh::keys::Reads};
+
+    const QUESTION: Question = Question(7);
+    const NOBODY: View = View { running: 0, waiting: 0, members: 0 };
+
+    fn running(solid: bool) -> Running {
+        Running { reads: Reads::default(), s: 0, asked_at: Boot(0), solid }
+    }
+
+    fn lead(joins: &Arc<Joins<u32>>) -> Lead<u32> {
+        match joins.arrive(QUESTION, 10, |_| false) {
+            Place::Lead(lead) => lead,
+            other => panic!("does not lead: {other:?}"),
+        }
+    }
+
+    fn member(joins: &Arc<Joins<u32>>, proves: bool, shared: Shared) -> Member<u32> {
+        match joins.arrive(QUESTION, 10, |_| proves) {
+            Place::Member(member, what) if what == shared => member,
+            other => panic!("does not share: {other:?}"),
+        }
+    }
+
+    /// Whether it does not come by itself.
+    async fn is_pending<F: Future>(future: F) -> bool {
+        timeout(Duration::from_millis(1), future).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_share_a_poll_get_what_it_meets_and_the_next_lead_has_its_turn() {
+        let joins = Arc::new(Joins::new());
+        let first = lead(&joins);
+        first.turn().await;
+        let mut waits = member(&joins, false, Shared::Waits);
+        assert!(!first.wanted() || first.members() == 1);
+        first.sent(running(true));
+        let mut joined = member(&joins, true, Shared::Joined);
+        let next = lead(&joins);
+        let mut of_next = member(&joins, false, Shared::Waits);
+        assert!(is_pending(next.turn()).await, "held while the first one runs");
+        assert!(is_pending(waits.answer()).await, "and asked again below");
+        assert_eq!(joins.view(), View { running: 1, waiting: 1, members: 3 });
+        first.deliver(1);
+        first.deliver(2);
+        assert_eq!((waits.answer().await, joined.answer().await), (Some(1), Some(1)));
+        assert_eq!(waits.answer().await, None, "told once");
+        next.turn().await;
+        next.deliver(3);
+        assert_eq!(of_next.answer().await, Some(3), "settled without being sent");
+        assert_eq!(joins.view(), NOBODY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lead_that_breaks_off_leaves_nobody_stuck() {
+        let joins = Arc::new(Joins::new());
+        let first = lead(&joins);
+        let mut shares = member(&joins, false, Shared::Waits);
+        let (turned, waits) = oneshot::channel();
+        let call = tokio::spawn(async move {
+            let part = first.clone();
+            first.sent(running(false));
+            let _ = turned.send(());
+            tokio::task::yield_now().await;
+            drop(part);
+            panic!("on purpose");
+        });
+        waits.await.expect("it was sent");
+        let next = lead(&joins);
+        assert!(call.await.is_err());
+        assert_eq!(shares.answer().await, None);
+        timeout(Duration::from_secs(1), next.turn()).await.expect("its turn");
+        drop(next);
+        assert_eq!(joins.view(), NOBODY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lead_for_which_nobody_waits_is_told_and_nobody_comes_to_it() {
+        let joins = Arc::new(Joins::new());
+        let first = lead(&joins);
+        let (one, two) = (member(&joins, false, Shared::Waits), member(&joins, false, Shared::Waits));
+        first.client_left();
+        drop(one);
+        assert!(first.wanted() && is_pending(first.abandoned()).await);
+        drop(two);
+        timeout(Duration::from_secs(1), first.abandoned()).await.expect("to be told");
+        assert!(!first.wanted());
+        let next = lead(&joins);
+        assert!(is_pending(next.turn()).await, "the first one may be about to be sent");
+        drop(first);
+        next.turn().await;
+        next.sent(running(true));
+        next.client_left();
+        assert!(next.wanted() && is_pending(next.abandoned()).await, "what was sent runs on, for those who ask again");
+        let mut again = member(&joins, true, Shared::Joined);
+        next.deliver(4);
+        assert_eq!(again.answer().await, Some(4));
+        assert_eq!(joins.view(), NOBODY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_lead_that_is_abandoned_never_has_its_turn() {
+        let joins = Arc::new(Joins::new());
+        let first = lead(&joins);
+        first.sent(running(false));
+        let held = lead(&joins);
+        held.client_left();
+        held.abandoned().await;
+        let other = lead(&joins);
+        first.deliver(1);
+        other.turn().await;
+        assert!(is_pending(held.turn()).await);
+        drop(held);
+        assert_eq!(joins.view(), View { running: 0, waiting: 1, members: 0 }, "its end is not the other one's");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lead_that_is_sent_before_its_turn_delivers_nothing() {
+        let joins = Arc::new(Joins::new());
+        let first = lead(&joins);
+        first.sent(running(true));
+        let held = lead(&joins);
+        let mut shares = member(&joins, false, Shared::Waits);
+        held.sent(running(true));
+        held.deliver(9);
+        assert_eq!(shares.answer().await, None);
+        assert_eq!(joins.view(), View { running: 1, waiting: 0, members: 0 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refresh_waits_for_nobody_and_is_joined_only_once_it_is_sent() {
+        let joins = Arc::new(Joins::<u32>::new());
+        let refresh = joins.refresh(QUESTION).expect("nobody asks");
+        assert!(joins.refresh(QUESTION).is_none());
+        refresh.turn().await;
+        let next = lead(&joins);
+        drop(next);
+        refresh.sent(running(true));
+        let mut joined = member(&joins, true, Shared::Joined);
+        refresh.deliver(5);
+        assert_eq!(joined.answer().await, Some(5));
+        let asks = lead(&joins);
+        assert!(joins.refresh(QUESTION).is_none(), "somebody asks");
+        drop(asks);
+        assert_eq!(joins.view(), NOBODY);
+    }
+
+    #[tokio::test]
+    async fn beyond_the_most_members_a_poll_is_refused() {
+        let joins = Arc::new(Joins::<u32>::new());
+        let asks = |members_max| joins.arrive(QUESTION, members_max, |_| true);
+        let Place::Lead(first) = asks(2) else { panic!("leads") };
+        let Place::Member(_shares, Shared::Waits) = asks(2) else { panic!("shares") };
+        first.sent(running(true));
+        let Place::Member(joined, Shared::Joined) = asks(2) else { panic!("joins") };
+        assert!(matches!(asks(2), Place::Full));
+        drop(joined);
+        assert!(matches!(asks(2), Place::Member(..)), "one has left");
+        assert!(matches!(joins.arrive(QUESTION, 2, |_| false), Place::Lead(_)), "it leads the next one, a member of none");
+    }
+}
