@@ -49,7 +49,7 @@ impl Watch for Background {
         let (status, told) = self.told.get().copied().map_or((None, DatabaseTime::default()), |(status, told)| (Some(status), told));
         self.report.background(held.account, held.hold, &told);
         if let Some(lesson) = self.lesson.lock().take() {
-            tracked::learn(&self.documents, &lesson, &held, status, told.time);
+            tracked::learn(&self.documents, &lesson, (held.close, status), held.hold, told.time, held.reply);
         }
     }
 

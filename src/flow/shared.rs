@@ -78,10 +78,10 @@ impl Flow {
                 return Err(self.local(local, Some((asked, intent)), under));
             }
             Ok(local) => {
-                under.tracked.note(|exchange| exchange.poll = Some(Why::Verify));
+                under.tracked.note(|exchange| exchange.poll = Some(PollEnd::Forwarded(forwarded(Why::Verify))));
                 asked.stake.compare(local.stored, Again::Verify);
             }
-            Err(why) => under.tracked.note(|exchange| exchange.poll = Some(why)),
+            Err(why) => under.tracked.note(|exchange| exchange.poll = Some(PollEnd::Forwarded(forwarded(why)))),
         }
         if poll.mode != FreshMode::On {
             return Ok(Standing::Alone(asked, intent));
@@ -115,8 +115,8 @@ impl Flow {
     /// A stored answer; its question may be put to the app again, in the background.
     fn local(self: &Arc<Self>, local: Local, asked: Option<(Asked, Intent)>, under: &Under<'_>) -> Box<Answered> {
         let Local { stored, proof, again } = local;
-        let response = replay::replay(&stored.kept, proof, clock::wall());
-        under.tracked.note(|exchange| exchange.answered_by = Some(PollEnd::Hit));
+        let response = replay::replay(&stored.kept, proof, clock::since_epoch());
+        under.tracked.note(|exchange| exchange.poll = Some(PollEnd::Hit));
         if let (Some(why), Some((mut asked, intent))) = (again, asked) {
             asked.stake.compare(stored, why);
             self.ask_again(asked, intent, why, under);
@@ -187,7 +187,7 @@ impl Flow {
         let end = if shared == Shared::Joined { PollEnd::Joined } else { PollEnd::Shared };
         match delivered {
             Some(Delivered::Answer(kept)) => {
-                under.tracked.note(|exchange| exchange.answered_by = Some(end));
+                under.tracked.note(|exchange| exchange.poll = Some(end));
                 Err(whole(replay::share(&kept), Outcome::Joined))
             }
             Some(Delivered::Refused(refusal)) => Err(refused_by(&refusal, under)),

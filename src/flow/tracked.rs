@@ -128,17 +128,11 @@ impl Watch for Tracked {
         exchange.shadows = held.shadows;
         let (database, status) = (exchange.database, exchange.app_status);
         drop(exchange);
-        let Some(Lesson { documents, class, cost, stream }) = self.lesson.lock().take() else { return };
-        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-        let end = match (held.close, status) {
-            _ if stream => tune::End::Stream,
-            (Close::Whole | Close::Late, Some(status)) => tune::End::Answered(status),
-            (Close::GivenUp, _) => tune::End::TimedOut,
-            (Close::Unsent, _) => tune::End::Unsent,
-            (Close::Whole | Close::Late | Close::Cut, _) => tune::End::Cut,
-        };
-        let finished = tune::Finished { class, cost, app: held.hold, database, reply: held.reply, end };
-        tune::teach(&self.documents, &documents, &finished, clock::now());
+        let lesson = self.lesson.lock().take();
+        if let Some(lesson) = lesson {
+            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+            learn(&self.documents, &lesson, (held.close, status), held.hold, database, held.reply);
+        }
     }
 
     fn ended(&self, end: End, given: u64) {
@@ -160,6 +154,26 @@ impl Watch for Tracked {
             }
         }
     }
+}
+
+/// Learns from a call that is over.
+pub fn learn(
+    documents: &Documents,
+    lesson: &Lesson,
+    (close, status): (Close, Option<StatusCode>),
+    app: Duration,
+    database: Option<Duration>,
+    reply: u64,
+) {
+    let end = match (close, status) {
+        _ if lesson.stream => tune::End::Stream,
+        (Close::Whole | Close::Late, Some(status)) => tune::End::Answered(status),
+        (Close::GivenUp, _) => tune::End::TimedOut,
+        (Close::Unsent, _) => tune::End::Unsent,
+        (Close::Whole | Close::Late | Close::Cut, _) => tune::End::Cut,
+    };
+    let finished = tune::Finished { class: lesson.class, cost: lesson.cost, app, database, reply, end };
+    tune::teach(documents, &lesson.documents, &finished, clock::now());
 }
 
 impl Drop for Tracked {

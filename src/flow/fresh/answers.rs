@@ -19,6 +19,7 @@ use quick_cache::{
 pub use self::shell::Answers;
 use super::{
     keys::Reads,
+    ledger::Asked,
     question::Question,
     replay::{Kept, chunk},
 };
@@ -45,6 +46,12 @@ impl Stored {
     pub fn size(&self) -> usize {
         let keys = if self.reads.keys.spilled() { chunk(self.reads.keys.capacity() * size_of::<u64>()) } else { 0 };
         chunk(2 * size_of::<usize>() + size_of::<Self>()) + self.kept.allocated() + keys + PLACE
+    }
+
+    /// How it was asked: as a poll whose answer lasts, for no other is stored.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        Asked { s: self.s, asked_at: self.asked_at, solid: Ok(()) }
     }
 
     /// Whether the app was asked for this one after it was asked for the other: after a later write, or of the same state but later.

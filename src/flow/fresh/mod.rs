@@ -19,12 +19,11 @@ pub mod stake;
 use std::{sync::Arc, time::Duration};
 
 use self::{
-    answers::Stored,
     judge::Digest,
     keys::Reads,
-    ledger::{Cause, NotSolid},
+    ledger::Cause,
     question::Question,
-    replay::Kept,
+    replay::Whole,
 };
 use crate::{
     config::settings::FreshMode,
@@ -47,8 +46,6 @@ pub struct Poll {
     pub mode: FreshMode,
     /// The longest time for which its answer is replayed, where its route says so.
     pub age_max: Option<Duration>,
-    /// Whether it asks for the head alone.
-    pub is_head: bool,
 }
 
 /// Why an answer is neither kept nor given.
@@ -64,15 +61,17 @@ pub enum NoPoll {
     Scope,
     /// What of its body is part of the question is not certain.
     Body,
+    /// It was read by a profile that a reload has replaced.
+    Reload,
 }
 
 /// What those who share a question are given.
 #[derive(Clone, Debug)]
 pub enum Delivered {
     /// The app's answer.
-    Answer(Arc<Kept>),
-    /// A stored answer, which proved after all of them had come.
-    Stored(Arc<Stored>),
+    Answer(Arc<Whole>),
+    /// What is stored proves by now: each is to ask for it.
+    Stored,
     /// The gate refused it.
     Refused(Refusal),
     /// The app failed.
@@ -124,6 +123,8 @@ pub struct Judged {
     pub why: Again,
     /// What came of it.
     pub verdict: Verdict,
+    /// How old the answer was that it was compared with.
+    pub age: Duration,
 }
 
 /// Who is told what happens here.
@@ -143,8 +144,6 @@ pub enum Why {
     Miss,
     /// What is stored is not proven.
     Stale(ledger::Stale),
-    /// Its own answer will not last.
-    NotSolid(NotSolid),
-    /// Only what would have been is counted.
+    /// What is stored proves, and is compared with what the app says.
     Verify,
 }

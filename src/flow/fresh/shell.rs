@@ -12,17 +12,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{
-    HeaderName, Method,
+    HeaderName,
     header::{AUTHORIZATION, COOKIE},
     request::Parts,
 };
 
 use super::{
     Again, Delivered, NoPoll, Poll, Tell, Why,
-    answers::{Stored, shell::Answers},
+    answers::{Answers, Stored},
     join::shell::{Joins, Place},
     keys::{Key, Keyring, Touched},
-    ledger::{Asked, Cause, Ledger, Proof},
+    ledger::{Cause, Ledger, Proof},
     question::{self, Questioner},
 };
 use crate::{
@@ -117,7 +117,7 @@ impl Fresh {
         };
         Arc::new(Self {
             ledger: Arc::new(ledger),
-            answers: Answers::new(bounds.answers_max),
+            answers: Answers::for_largest(bounds.answers_max, bounds.answer_max as u64),
             joins: Arc::new(Joins::new()),
             keys: Keyring::new(secret, bounds.depth_max),
             questions: Questioner::new([fastrand::u64(..), fastrand::u64(..)]),
@@ -198,13 +198,13 @@ impl Fresh {
         let reads = self.keys.reads(&reading.reads, credential, settings.fresh.keys_max).ok_or(NoPoll::Scope)?;
         let key_body = profile.key_body(reading.route, head, body);
         let asked = match &key_body {
-            KeyBody::All => question::Asked::Body(body),
-            KeyBody::Selected(bytes) => question::Asked::Selected(bytes),
+            KeyBody::Whole => question::Asked::Body(body),
+            KeyBody::Values(bytes) => question::Asked::Selected(bytes),
             KeyBody::Uncertain => return Err(NoPoll::Body),
         };
         let is_noise = |name: &HeaderName| profile.is_noise(reading.route, name);
         let question = self.questions.question(generation, reading.route, head, reading.secret.as_bytes(), asked, is_noise);
-        Ok(Poll { question, reads, route: reading.route, mode, age_max: rules.age_max, is_head: head.method == Method::HEAD })
+        Ok(Poll { question, reads, route: reading.route, mode, age_max: rules.age_max })
     }
 
     /// Whose request it is, as a key of the ledger: by what the profile calls the credential, else by what HTTP does.
@@ -230,12 +230,12 @@ impl Fresh {
     /// Why there is none.
     pub fn replay(&self, poll: &Poll, member: &Member) -> Result<Local, Why> {
         if !member.is_current() {
-            return Err(Why::NoPoll(NoPoll::Mode));
+            return Err(Why::NoPoll(NoPoll::Reload));
         }
         let stored = self.answers.get(&poll.question).ok_or(Why::Miss)?;
         let boot = clock::boot();
-        let proof = self.ledger.prove(&poll.reads, &stored.asked, boot, self.age_max(poll)).map_err(Why::Stale)?;
-        let again = self.again(boot.since(stored.asked.asked_at));
+        let proof = self.ledger.prove(&stored.reads, &stored.asked(), boot, self.age_max(poll)).map_err(Why::Stale)?;
+        let again = self.again(boot.since(stored.asked_at));
         Ok(Local { stored, proof, again })
     }
 
@@ -263,8 +263,7 @@ impl Fresh {
         let members_max = self.settings.load().fresh.joiners_max;
         let age_max = self.age_max(poll);
         self.joins.arrive(poll.question, members_max, |running| {
-            let asked = Asked { s: running.s, asked_at: running.asked_at, solid: running.solid };
-            self.ledger.prove(&running.reads, &asked, clock::boot(), age_max).is_ok()
+            self.ledger.prove(&running.reads, &running.asked(), clock::boot(), age_max).is_ok()
         })
     }
 

@@ -2,9 +2,9 @@
 
 mod shell;
 
-use http::{Method, StatusCode, Version, header, response::Parts};
+use http::{StatusCode, Version, header, response::Parts};
 
-pub use self::shell::{Asking, Stake, Write};
+pub use self::shell::{Asking, Stake, Whose, Write};
 
 /// Whether the end of this answer's body is told by its framing: by its length or by chunks. One that ends with its connection may have been cut
 /// short (RFC 9112 section 8).
@@ -22,12 +22,6 @@ pub fn is_delimited(method_is_head: bool, head: &Parts) -> bool {
 #[must_use]
 pub fn is_known(status: StatusCode) -> bool {
     !status.is_server_error() && !status.is_informational() && status != StatusCode::ACCEPTED && status != StatusCode::REQUEST_TIMEOUT
-}
-
-/// Whether the request asks for a head alone.
-#[must_use]
-pub fn is_head(method: &Method) -> bool {
-    method == Method::HEAD
 }
 
 #[cfg(test)]

@@ -136,6 +136,11 @@ impl Permit {
         self.seat.shared.state.lock().core.shadows(self.seat.ticket)
     }
 
+    /// It is not used after all: what was taken on the way is given back with the seat.
+    pub fn unused(&mut self) {
+        self.seat.used = false;
+    }
+
     /// A stream that has gone silent gives its seat back and from then on counts only against `[stream]`. Anything else keeps its seat.
     pub fn keep_stream_only(&mut self) {
         let ticket = self.seat.ticket;

@@ -300,8 +300,10 @@ impl Origin {
             let finishing = async {
                 match sending.await {
                     Ok(response) => {
-                        let (head, body) = response.into_parts();
+                        let (mut head, body) = response.into_parts();
                         seat.answered(&head);
+                        headers::incoming(&mut head.headers, false);
+                        seat.stake.passes(&head);
                         pump::finish_late(body, &mut seat).await;
                     }
                     Err(_) => seat.close(Close::Cut),
@@ -380,6 +382,7 @@ impl Origin {
         let (mut head, incoming) = response.into_parts();
         seat.answered(&head);
         headers::incoming(&mut head.headers, false);
+        seat.stake.passes(&head);
         head.version = http::Version::HTTP_11;
         if stream {
             lease.leave_cap();

@@ -182,6 +182,12 @@ impl<D: Clone + Send> Lead<D> {
         self.0.bell.heard(&self.0.bell.turn).await;
     }
 
+    /// Whether it may go to the gate.
+    #[must_use]
+    pub fn has_turn(&self) -> bool {
+        self.0.bell.turn.load(Ordering::Acquire)
+    }
+
     /// To be called immediately before the first byte of each attempt, with what is then known (rule 7): from now on nobody becomes a member
     /// but by joining. Only for a lead that has had its turn; one that has not delivers nothing.
     pub fn sent(&self, running: Running) {

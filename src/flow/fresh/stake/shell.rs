@@ -4,20 +4,19 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderName, StatusCode, response::Parts};
+use http::{HeaderMap, HeaderName, Method, StatusCode, response::Parts};
 
 use super::{is_delimited, is_known};
 use crate::{
     clock,
-    config::settings::FreshMode,
     flow::fresh::{
         Again, Delivered, Fresh, Judged, Poll, Verdict,
         answers::Stored,
         join::{Running, shell::Lead},
-        judge,
+        judge::{self, Digest},
         keys::{Key, Touched},
         ledger::{Asked, Cause, NotSolid, Quiet, generation::End},
-        replay::{self, Kept, NotKept},
+        replay::{self, NotKept, Whole},
         shell::Member,
     },
     profile::{Later, Profile, Reply, RouteId},
@@ -71,7 +70,7 @@ pub struct Asking {
 struct Head {
     status: StatusCode,
     delimited: bool,
-    /// Of answers that are read, kept or shared.
+    /// As it goes on, of answers that are read, kept or shared.
     parts: Option<Box<Parts>>,
 }
 
@@ -235,22 +234,28 @@ impl Stake {
         self.member.ends(if self.was_lost || !known { End::Unknown(self.fresh.quiet_from(false)) } else { End::Known(quiet_from) });
     }
 
-    /// The app's final head has come, and nothing of it has gone on (rule 12).
+    /// The app's final head has come, as it came, and nothing of it has gone on (rule 12).
     pub fn answered(&mut self, head: &Parts) {
         for value in head.headers.get_all(&CHANGED) {
             self.changed(value.to_str().ok());
         }
         let status = head.status;
-        let holds = self.holds().is_some();
-        let parts = (holds || self.asking.is_some()).then(|| {
-            let mut parts = http::Response::new(()).into_parts().0;
-            (parts.status, parts.version) = (head.status, head.version);
-            parts.headers.clone_from(&head.headers);
-            Box::new(parts)
-        });
-        self.head = Some(Head { status, delimited: is_delimited(self.is_head, head), parts });
-        if !holds {
+        self.head = Some(Head { status, delimited: is_delimited(self.is_head, head), parts: None });
+        if self.holds().is_none() {
             self.read(&Reply { status, headers: &head.headers, body: None });
+        }
+    }
+
+    /// The same head as it goes on.
+    pub fn passes(&mut self, head: &Parts) {
+        if self.asking.is_none() && self.holds().is_none() {
+            return;
+        }
+        let mut parts = http::Response::new(()).into_parts().0;
+        (parts.status, parts.version) = (head.status, head.version);
+        parts.headers.clone_from(&head.headers);
+        if let Some(head) = &mut self.head {
+            head.parts = Some(Box::new(parts));
         }
     }
 
@@ -350,33 +355,42 @@ impl Stake {
         let Some(rules) = self.profile.answer(self.route) else { return };
         let settings = self.fresh.in_force();
         let is_noise = |name: &HeaderName| self.profile.is_noise(self.route, name);
-        let may = replay::may_keep(asking.poll.is_head, head, rules, is_noise);
+        // A poll never asks for an upgrade: such a request writes.
+        let may = replay::may_keep(&Method::GET, &HeaderMap::new(), head, rules, is_noise);
+        if let Some((stored, why)) = asking.against.take()
+            && asking.kept != Err(NotKept::OnlyIf)
+        {
+            self.judge(&asking.poll, &stored, why, head.status, judge::digest(head, body, rules));
+        }
+        // What depends on more than the question, or belongs to one client, or may be cut, is nobody else's.
+        let shared = !matches!(may, Err(NotKept::SetCookie | NotKept::Vary | NotKept::Upgrade | NotKept::Trailers))
+            && !matches!(asking.kept, Err(NotKept::Trailers | NotKept::Framing));
         if body.len() > settings.fresh.answer_max {
             asking.kept = Err(NotKept::Size);
         }
         asking.kept = asking.kept.and(may);
-        let kept = Arc::new(replay::keep(head, body, rules));
-        if let Some((stored, why)) = asking.against.take() {
-            self.judge(&asking.poll, &stored, why, &kept, asking.kept == Err(NotKept::OnlyIf));
-        }
-        let solid = asking.asked.filter(|asked| asked.solid.is_ok());
-        if let Some(asked) = solid
+        let lasts = asking.asked.filter(|asked| asked.solid.is_ok());
+        if let Some(Asked { s, asked_at, .. }) = lasts
             && asking.kept.is_ok()
             && self.member.is_current()
-            && asking.poll.mode > FreshMode::Off
         {
             let Poll { question, reads, route, .. } = &*asking.poll;
-            self.fresh.answers.put(*question, Stored { kept: Arc::clone(&kept), reads: reads.clone(), asked, route: *route });
+            match replay::keep(head, body, rules) {
+                Ok(kept) => {
+                    self.fresh.answers.put(*question, Stored { kept, reads: reads.clone(), s, asked_at, route: *route });
+                }
+                Err(why) => asking.kept = Err(why),
+            }
         }
-        if let Some(lead) = &asking.lead {
-            lead.deliver(Delivered::Answer(kept));
+        if let Some(lead) = asking.lead.as_ref().filter(|_| shared) {
+            lead.deliver(Delivered::Answer(Arc::new(Whole::new(head, body.clone(), None))));
         }
     }
 
     /// Compares an answer with the one that was, or would have been, replayed (rule 18).
-    fn judge(&self, poll: &Poll, stored: &Stored, why: Again, kept: &Kept, failed: bool) {
-        let (before, after) = (stored.kept.digest(), kept.digest());
-        let counts = judge::says_something(kept.status()) && !failed && self.fresh.ledger.unchanged(&poll.reads, stored.asked.s);
+    fn judge(&self, poll: &Poll, stored: &Stored, why: Again, status: StatusCode, after: Digest) {
+        let before = stored.kept.digest();
+        let counts = judge::says_something(status) && self.fresh.ledger.unchanged(&poll.reads, stored.s);
         let verdict = match counts {
             false => Verdict::Nothing,
             true if before == after => Verdict::Same,
@@ -384,9 +398,13 @@ impl Stake {
         };
         if matches!(verdict, Verdict::Mismatch(..)) {
             let touched = Touched { all: poll.reads.everything, keys: poll.reads.keys.clone() };
-            self.fresh.ledger.notice(&touched, self.fresh.quiet_from(true), Cause::MISMATCH);
+            self.fresh.notice(&touched, Cause::MISMATCH);
+            if why != Again::Verify {
+                self.fresh.demote(self.profile.route_name(self.route));
+            }
         }
-        self.fresh.tell.judged(Judged { route: self.route, why, verdict });
+        let age = clock::boot().since(stored.asked_at);
+        self.fresh.tell.judged(Judged { route: self.route, why, verdict, age });
     }
 }
 
