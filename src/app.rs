@@ -90,7 +90,8 @@ impl Running {
 impl admin::Running for House {
     fn scrape(&self) -> Scrape {
         let (documents, documents_dear) = self.flow.documents.counts();
-        Scrape { gate: self.flow.gate.view(), documents, documents_dear, app: self.app_view(), connections: self.front.tasks.len() }
+        let (gate, app, connections) = (self.flow.gate.view(), self.app_view(), self.front.tasks.len());
+        Scrape { gate, documents, documents_dear, app, connections, ..Scrape::default() }
     }
 
     fn ready(&self) -> bool {

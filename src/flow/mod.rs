@@ -147,6 +147,7 @@ impl Flow {
         let token = format!("{}-{:08x}", head::PSEUDONYM, fastrand::u32(..));
         let via = HeaderValue::try_from(format!("1.1 {token}")).unwrap_or(HeaderValue::from_static("1.1 tidegate"));
         let gate = &settings.gate;
+        report.routes(&plan.routes);
         Arc::new(Self {
             gate: Gate::new(settings, moved),
             documents,
@@ -173,6 +174,7 @@ impl Flow {
         self.linger.set(settings.gate.linger, settings.gate.linger_bytes);
         self.memory.resize(settings.inspect.memory_max);
         let routes = plan.routes.iter().map(ToString::to_string).collect();
+        self.report.routes(&plan.routes);
         self.report.reload(settings, &routes);
         self.plan.store(Arc::new(plan));
     }

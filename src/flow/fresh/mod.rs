@@ -3,7 +3,7 @@
 //!
 //! `keys` makes keys of scopes, `question` a hash of everything that an answer depends on. `ledger` knows which documents were written when,
 //! and alone makes a `Proof`; `answers` keeps what the app said, `replay` says it again, `judge` compares two answers; `join` knows who
-//! asks the same. All of these are pure; `shell` puts them behind locks.
+//! asks the same. All of these are pure; `shell` puts them behind locks, and `view` is what operators see of it.
 
 pub mod answers;
 pub mod join;
@@ -12,3 +12,4 @@ pub mod keys;
 pub mod ledger;
 pub mod question;
 pub mod replay;
+pub mod view;
