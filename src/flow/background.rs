@@ -6,13 +6,12 @@ use http::{HeaderMap, StatusCode};
 
 use super::{
     Flow,
-    fresh::ledger::NotSolid,
+    fresh::{ledger::NotSolid, replay::NotKept},
     origin::{Held, Watch},
     report::{Report, server_timing},
     tracked::{self, Lesson},
 };
 use crate::{
-    clock,
     flow::{classify::documents::Documents, report::DatabaseTime},
     wire::pipe::End,
 };
@@ -40,6 +39,8 @@ impl Background {
 
 impl Watch for Background {
     fn asked(&self, _: Result<(), NotSolid>) {}
+
+    fn kept(&self, _: Result<(), NotKept>) {}
 
     fn answered(&self, status: StatusCode, headers: &HeaderMap) {
         let _ = self.told.set((status, server_timing::read(headers)));

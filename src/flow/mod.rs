@@ -40,7 +40,7 @@ use self::{
     },
     gate::{Gate, Permit},
     origin::{Answer, CallError, Job, Origin, headers},
-    report::{ClientShown, Decided, Exchange, Report, decision, response},
+    report::{ClientShown, Decided, Exchange, Report, cache_status, decision, response},
     shared::Standing,
     surviving::Surviving,
     tracked::{FAILURE_PAUSE, Lesson, Side, Tracked},
@@ -164,6 +164,7 @@ impl Flow {
         let token = format!("{}-{:08x}", head::PSEUDONYM, fastrand::u32(..));
         let via = HeaderValue::try_from(format!("1.1 {token}")).unwrap_or(HeaderValue::from_static("1.1 tidegate"));
         let gate = &settings.gate;
+        report.routes(&plan.routes);
         Arc::new(Self {
             fresh: Fresh::new(settings, doubts, Box::new(report.clone())),
             gate: Gate::new(settings, moved),
@@ -192,6 +193,7 @@ impl Flow {
         self.linger.set(settings.gate.linger, settings.gate.linger_bytes);
         self.memory.resize(settings.inspect.memory_max);
         let routes = plan.routes.iter().map(ToString::to_string).collect();
+        self.report.routes(&plan.routes);
         self.report.reload(settings, &routes);
         self.renew(&mut plan);
         self.plan.store(Arc::new(plan));
@@ -313,7 +315,7 @@ impl Flow {
 
     /// What the request will do to documents, and what it asks if that may be answered here.
     fn stake(&self, reading: &mut Reading, head: &Parts, body: &Body, under: &Under<'_>) -> (Box<Stake>, Option<Arc<fresh::Poll>>) {
-        let Under { plan, tracked, .. } = under;
+        let plan = under.plan;
         let member = plan.generation.enter(reading.route, &self.fresh.ledger);
         let later = reading.later.take();
         let touched = self.fresh.keys.writes(&reading.writes);
@@ -322,10 +324,10 @@ impl Flow {
             Body::Full(bytes) => bytes,
             _ => &[],
         };
-        let poll = match self.fresh.poll(&plan.profile, &member, reading, head, whole) {
+        let poll = match self.fresh.poll(&plan.profile, member.generation(), reading, head, whole) {
             Ok(poll) => Some(Arc::new(poll)),
             Err(why) => {
-                tracked.note(|exchange| exchange.poll = fresh::Why::of(why));
+                shared::note(reading.route, fresh::Why::NoPoll(why), under);
                 None
             }
         };
@@ -407,6 +409,7 @@ impl Flow {
             app: None,
             database: None,
             queries: None,
+            poll: None,
             bytes_in: 0,
             bytes_out: 0,
         };
@@ -459,6 +462,10 @@ impl Flow {
             let name = under.plan.name(class);
             let mode = decided_mode(settings, class, rule);
             response.headers_mut().insert("tidegate-decision", decision::decision(name, Decided { rule, mode }));
+        }
+        if let Some(poll) = under.tracked.note(|exchange| exchange.poll) {
+            let (end, stored) = poll.refined();
+            response.headers_mut().append("cache-status", cache_status(end, stored));
         }
         if self.drain.stage() > Stage::Open && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Answered, Asked, Flow, Plan, Under, app_failed,
@@ -17,13 +17,14 @@ use super::{
     fresh::{
         Again, Delivered, Why,
         join::shell::{Lead, Member, Place, Shared},
+        ledger::Stale,
         replay,
         shell::Local,
     },
     gate, job,
     origin::{self, Answer, CallError},
     pause, refused_at_gate, refused_by,
-    report::fresh::PollEnd,
+    report::{Exchange, PollEnd, exchange::PollAnswered, told},
     surviving::Surviving,
     tracked::Tracked,
 };
@@ -31,6 +32,7 @@ use crate::{
     clock,
     config::settings::FreshMode,
     model::{Class, ClientKey, FailureKind, Intent, Outcome, Refusal, Rule},
+    profile::RouteId,
     wire::Response,
 };
 
@@ -72,16 +74,22 @@ impl Flow {
     /// Whether it is answered here, shares, or goes on.
     pub(super) fn fresh(self: &Arc<Self>, mut asked: Asked, intent: Intent, under: &Under<'_>) -> Result<Standing, Box<Answered>> {
         let Some(poll) = asked.poll.clone() else { return Ok(Standing::Alone(asked, intent)) };
+        note(poll.route, Why::Miss, under);
         match self.fresh.replay(&poll, asked.stake.member()) {
             Ok(local) if poll.mode == FreshMode::On => {
                 self.knock(&intent, under)?;
                 return Err(self.local(local, Some((asked, intent)), under));
             }
             Ok(local) => {
-                under.tracked.note(|exchange| exchange.poll = Some(PollEnd::Forwarded(forwarded(Why::Verify))));
+                note(poll.route, Why::Verify, under);
                 asked.stake.compare(local.stored, Again::Verify);
             }
-            Err(why) => under.tracked.note(|exchange| exchange.poll = Some(PollEnd::Forwarded(forwarded(why)))),
+            Err(why) => {
+                if let Why::Stale(Stale::Written(cause)) = why {
+                    self.report.stale_by(poll.route, cause.0);
+                }
+                note(poll.route, why, under);
+            }
         }
         if poll.mode != FreshMode::On {
             return Ok(Standing::Alone(asked, intent));
@@ -106,8 +114,9 @@ impl Flow {
                 Ok(())
             }
             Err(refused) => {
-                under.tracked.note(|exchange| exchange.shadows = refused.shadows);
-                Err(refused_by(&refused.refusal, under))
+                let gate::Refused { refusal, shadows, .. } = *refused;
+                under.tracked.note(|exchange| exchange.shadows = shadows);
+                Err(refused_by(&refusal, under))
             }
         }
     }
@@ -116,7 +125,7 @@ impl Flow {
     fn local(self: &Arc<Self>, local: Local, asked: Option<(Asked, Intent)>, under: &Under<'_>) -> Box<Answered> {
         let Local { stored, proof, again } = local;
         let response = replay::replay(&stored.kept, proof, clock::since_epoch());
-        under.tracked.note(|exchange| exchange.poll = Some(PollEnd::Hit));
+        under.tracked.note(|exchange| answered_by(exchange, PollEnd::Hit));
         if let (Some(why), Some((mut asked, intent))) = (again, asked) {
             asked.stake.compare(stored, why);
             self.ask_again(asked, intent, why, under);
@@ -187,7 +196,7 @@ impl Flow {
         let end = if shared == Shared::Joined { PollEnd::Joined } else { PollEnd::Shared };
         match delivered {
             Some(Delivered::Answer(kept)) => {
-                under.tracked.note(|exchange| exchange.poll = Some(end));
+                under.tracked.note(|exchange| answered_by(exchange, end));
                 Err(whole(replay::share(&kept), Outcome::Joined))
             }
             Some(Delivered::Refused(refusal)) => Err(refused_by(&refusal, under)),
@@ -282,6 +291,21 @@ impl<F: Future<Output = Met> + Send + 'static> Drop for Leading<F> {
         if !self.lead.wanted() {
             self.call.forget();
         }
+    }
+}
+
+/// Notes why a poll goes to the app.
+pub(super) fn note(route: RouteId, why: Why, under: &Under<'_>) {
+    if let Some(why) = told::why(why) {
+        let poll = PollAnswered { route, end: PollEnd::Forwarded(why), solid: None, kept: None };
+        under.tracked.note(|exchange| exchange.poll = Some(poll));
+    }
+}
+
+/// A poll needs no answer of its own.
+fn answered_by(exchange: &mut Exchange, end: PollEnd) {
+    if let Some(poll) = &mut exchange.poll {
+        poll.end = end;
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::{
     accept::LineState,
     classify::{documents::Documents, shell::Hold},
-    fresh::ledger::NotSolid,
+    fresh::{ledger::NotSolid, replay::NotKept},
     origin::{Close, Held, Watch},
     report::{Exchange, Report, server_timing},
     tune,
@@ -107,7 +107,15 @@ impl Tracked {
 
 impl Watch for Tracked {
     fn asked(&self, solid: Result<(), NotSolid>) {
-        self.exchange.lock().solid = Some(solid);
+        if let Some(poll) = &mut self.exchange.lock().poll {
+            poll.solid = Some(solid);
+        }
+    }
+
+    fn kept(&self, kept: Result<(), NotKept>) {
+        if let Some(poll) = &mut self.exchange.lock().poll {
+            poll.kept = Some(kept);
+        }
     }
 
     fn answered(&self, status: StatusCode, headers: &HeaderMap) {

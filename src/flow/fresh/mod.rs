@@ -4,7 +4,7 @@
 //! `keys` makes keys of scopes, `question` a hash of everything that an answer depends on. `ledger` knows which documents were written when,
 //! and alone makes a `Proof`; `answers` keeps what the app said, `replay` says it again, `judge` compares two answers; `join` knows who
 //! asks the same. All of these are pure. `shell` is the stage as requests meet it, and `stake` is what hangs on a call to the app: the write
-//! that it makes or the question that it asks, with the rules of its end in its `Drop`.
+//! that it makes or the question that it asks, with the rules of its end in its `Drop`. `view` is what operators see of it all.
 
 pub mod answers;
 pub mod join;
@@ -15,16 +15,11 @@ pub mod question;
 pub mod replay;
 pub mod shell;
 pub mod stake;
+pub mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use self::{
-    judge::Digest,
-    keys::Reads,
-    ledger::Cause,
-    question::Question,
-    replay::Whole,
-};
+use self::{judge::Digest, keys::Reads, ledger::Cause, question::Question, replay::Whole};
 use crate::{
     config::settings::FreshMode,
     model::{FailureKind, Refusal},

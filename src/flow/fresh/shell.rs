@@ -166,20 +166,15 @@ impl Fresh {
         Some(Doubts { secret: self.keys.secret(), doubts })
     }
 
-    /// A poll as a question; its route's name is `name`.
+    /// A poll as a question.
     ///
     /// # Errors
     /// Why its answer may be neither kept nor shared.
-    pub fn poll(
-        &self,
-        profile: &Profile,
-        generation: u64,
-        reading: &Reading,
-        head: &Parts,
-        body: &[u8],
-        name: &str,
-    ) -> Result<Poll, NoPoll> {
-        let rules = profile.answer(reading.route).filter(|_| reading.effect == Effect::Poll).ok_or(NoPoll::Effect)?;
+    pub fn poll(&self, profile: &Profile, generation: u64, reading: &Reading, head: &Parts, body: &[u8]) -> Result<Poll, NoPoll> {
+        let rules = profile.answer(reading.route).ok_or(NoPoll::Effect)?;
+        if reading.effect != Effect::Poll {
+            return Err(NoPoll::Body);
+        }
         let settings = self.settings.load();
         let own = match rules.mode {
             Some(AnswerMode::Off) => FreshMode::Off,
@@ -190,7 +185,7 @@ impl Fresh {
         if mode == FreshMode::Off {
             return Err(NoPoll::Mode);
         }
-        let mode = if self.is_demoted(name) { FreshMode::Verify } else { mode };
+        let mode = if self.is_demoted(profile.route_name(reading.route)) { FreshMode::Verify } else { mode };
         if reading.secret.is_empty() && !profile.anonymous {
             return Err(NoPoll::Credential);
         }

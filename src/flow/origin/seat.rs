@@ -15,18 +15,20 @@ use http::{HeaderMap, StatusCode, response::Parts};
 use crate::{
     clock::{self, Moment},
     flow::{
-        fresh::{ledger::NotSolid, stake::Stake},
+        fresh::{ledger::NotSolid, replay::NotKept, stake::Stake},
         gate::{Permit, Shadows},
     },
     model::Class,
     wire::{pipe::End, upload::Progress},
 };
 
-/// Who wants to know how a call goes. Each is called at most once, in this order, but for `asked`, which comes with every attempt, and `ended`,
-/// which may come at any time.
+/// Who wants to know how a call goes. Each is called at most once, in this order, but for `asked` and `kept`, which only polls
+/// have, and `ended`, which may come at any time.
 pub trait Watch: Send + Sync + 'static {
     /// An attempt at a poll is about to be sent: whether its answer will last.
     fn asked(&self, solid: Result<(), NotSolid>);
+    /// The answer to a poll is whole: whether it is kept.
+    fn kept(&self, kept: Result<(), NotKept>);
     /// The app's head has come.
     fn answered(&self, status: StatusCode, headers: &HeaderMap);
     /// The app is done with it, or was given up.
@@ -118,7 +120,9 @@ impl Seat {
     pub fn whole(&mut self, close: Close, body: Option<Bytes>, trailers: bool) {
         self.close = close;
         let sent = self.progress.as_ref().is_none_or(|progress| progress.ended().is_some() && progress.fault().is_none());
-        self.stake.whole(body, trailers, sent);
+        if let Some(kept) = self.stake.whole(body, trailers, sent) {
+            self.watch.kept(kept);
+        }
     }
 
     /// How the app ended it; the last word counts.

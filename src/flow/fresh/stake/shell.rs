@@ -325,15 +325,16 @@ impl Stake {
     }
 
     /// The answer is complete to its last byte (rules 3 and 8). `body`: what was copied of it; `trailers`: whether it has any; `request_whole`:
-    /// the request was sent to its last byte.
-    pub fn whole(&mut self, body: Option<Bytes>, trailers: bool, request_whole: bool) {
+    /// the request was sent to its last byte. For a poll, whether its answer is kept.
+    pub fn whole(&mut self, body: Option<Bytes>, trailers: bool, request_whole: bool) -> Option<Result<(), NotKept>> {
         if !std::mem::take(&mut self.sent) {
-            return;
+            return None;
         }
         let head = self.head.take();
         let known = head.as_ref().is_some_and(|head| request_whole && head.delimited && is_known(head.status));
         self.finish(known);
-        let (Some(Head { delimited, parts: Some(parts), .. }), Some(mut asking)) = (head, self.asking.take()) else { return };
+        let Head { delimited, parts, .. } = head?;
+        let (parts, mut asking) = (parts?, self.asking.take()?);
         if let Some(body) = body {
             if trailers {
                 asking.kept = Err(NotKept::Trailers);
@@ -347,7 +348,9 @@ impl Stake {
         if let Some(lead) = &asking.lead {
             lead.deliver(Delivered::Alone);
         }
+        let kept = asking.kept;
         self.asking = Some(asking);
+        Some(kept)
     }
 
     /// Keeps, judges and shares a whole answer.
@@ -369,10 +372,12 @@ impl Stake {
             asking.kept = Err(NotKept::Size);
         }
         asking.kept = asking.kept.and(may);
-        let lasts = asking.asked.filter(|asked| asked.solid.is_ok());
+        let lasts = asking.asked.filter(|asked| asked.solid.is_ok() && self.member.is_current());
+        if lasts.is_none() {
+            asking.kept = asking.kept.and(Err(NotKept::NotSolid));
+        }
         if let Some(Asked { s, asked_at, .. }) = lasts
             && asking.kept.is_ok()
-            && self.member.is_current()
         {
             let Poll { question, reads, route, .. } = &*asking.poll;
             match replay::keep(head, body, rules) {
