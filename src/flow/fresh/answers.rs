@@ -18,7 +18,8 @@ use quick_cache::{
 
 pub use self::shell::Answers;
 use super::{
-    keys::Reads,
+    keys::{self, Reads},
+    ledger::Asked,
     question::Question,
     replay::{Kept, chunk},
 };
@@ -43,8 +44,14 @@ impl Stored {
     /// The bytes that it takes in a store, tables and allocator included.
     #[must_use]
     pub fn size(&self) -> usize {
-        let keys = if self.reads.keys.spilled() { chunk(self.reads.keys.capacity() * size_of::<u64>()) } else { 0 };
+        let keys = if self.reads.keys.spilled() { chunk(self.reads.keys.capacity() * size_of::<keys::Key>()) } else { 0 };
         chunk(2 * size_of::<usize>() + size_of::<Self>()) + self.kept.allocated() + keys + PLACE
+    }
+
+    /// How it was put to the app, for the ledger; only what was solid is stored.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        Asked { s: self.s, asked_at: self.asked_at, solid: Ok(()) }
     }
 
     /// Whether the app was asked for this one after it was asked for the other: after a later write, or of the same state but later.

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response::Par
 use siphasher::sip128::{Hasher128, SipHasher24};
 use smallvec::SmallVec;
 
-use super::{question::by_name, replay::located::json_value_range};
-use crate::profile::{Answer, Now, Selector, glob};
+use super::question::by_name;
+use crate::profile::{Answer, Now, Selector, glob, json_value_range};
 
 /// What an answer says, as a hash with 128 bits. It has no key, so that the digests of two processes can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

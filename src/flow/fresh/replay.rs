@@ -10,7 +10,6 @@
 //! body
 //! ```
 
-pub mod located;
 mod names;
 
 use std::{ops::Range, time::Duration};
@@ -51,13 +50,11 @@ pub enum NotKept {
     Renew,
     /// The poll reads everything, or more documents than are kept track of.
     Scope,
-    /// A document of it was being written, or in doubt, when it was asked.
-    NotSolid,
 }
 
 impl NotKept {
     /// Every reason, in the order of the declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Status,
         Self::SetCookie,
         Self::Vary,
@@ -68,7 +65,6 @@ impl NotKept {
         Self::OnlyIf,
         Self::Renew,
         Self::Scope,
-        Self::NotSolid,
     ];
 
     /// As it stands in metrics and in `Cache-Status`.
@@ -85,7 +81,6 @@ impl NotKept {
             Self::OnlyIf => "only_if",
             Self::Renew => "renew",
             Self::Scope => "scope",
-            Self::NotSolid => "not_solid",
         }
     }
 
