@@ -24,12 +24,14 @@ mod facts;
 mod file;
 mod json;
 mod meaning;
+mod multipart;
 mod path;
 mod question;
 mod reply;
 mod scope;
 mod selector;
 mod truth;
+mod xml;
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::Duration};
 
