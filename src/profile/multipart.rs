@@ -86,7 +86,7 @@ fn parts<'a>(body: &'a [u8], boundary: &str, whole: bool) -> Option<Vec<(&'a str
     loop {
         // Behind a delimiter: the end, or a part.
         if let Some(behind) = rest.strip_prefix(b"--") {
-            return matches!(behind, b"" | b"\r\n").then_some(list);
+            return (matches!(behind, b"" | b"\r\n") || (!whole && behind == b"\r")).then_some(list);
         }
         let Some(part) = rest.strip_prefix(b"\r\n") else { return (!whole && rest.len() < 2).then_some(list) };
         let Some(end) = finder.find(part) else {
@@ -382,7 +382,10 @@ mod tests {
             let inner =
                 text.strip_prefix("--xYz\r\n").and_then(|rest| rest.strip_suffix("\r\n--xYz--\r\n").or(rest.strip_suffix("\r\n--xYz--")));
             let inner = inner.unwrap_or_else(|| panic!("seed {seed}: {text:?}"));
-            let fields: Vec<&str> = inner.split("\r\n--xYz\r\n").filter(|part| part.contains("name=\"a\"")).collect();
+            let fields: Vec<&str> = inner
+                .split("\r\n--xYz\r\n")
+                .filter(|part| part.split("\r\n\r\n").next().is_some_and(|head| head.contains("name=\"a\"")))
+                .collect();
             assert_eq!(text.matches("--xYz").count(), inner.split("\r\n--xYz\r\n").count() + 1, "seed {seed}: {text:?}");
             assert_eq!(found.values.len(), fields.len(), "seed {seed}: {text:?}");
             for (value, part) in found.values.iter().zip(fields) {
