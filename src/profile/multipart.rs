@@ -34,7 +34,7 @@ enum Part<'a> {
 pub fn boundary(content_type: &str) -> Option<&str> {
     let (_, rest) = content_type.split_once(';')?;
     let mut boundary = None;
-    for (name, value) in parameters(rest)? {
+    for Parameter { name, value, .. } in parameters(rest)? {
         if name.eq_ignore_ascii_case("boundary") && boundary.replace(value).is_some() {
             return None;
         }
@@ -149,11 +149,11 @@ fn disposed(value: &str) -> Option<(&str, bool)> {
         return None;
     }
     let (mut name, mut file, mut starred) = (None, false, false);
-    for (key, value) in parameters(rest)? {
+    for Parameter { name: key, value, quoted } in parameters(rest)? {
         match key.to_ascii_lowercase().as_str() {
             // Some readers turn `%22` in a name into a quotation mark, and `_charset_` changes how they read all others.
-            "name" if name.is_none() && !value.is_empty() && !value.contains('%') && value != "_charset_" => name = Some(value),
-            "filename" if !file => file = true,
+            "name" if quoted && name.is_none() && !value.is_empty() && !value.contains('%') && value != "_charset_" => name = Some(value),
+            "filename" if quoted && !file => file = true,
             "filename*" if !starred => starred = true,
             _ => return None,
         }
@@ -170,14 +170,21 @@ fn plain(kind: Option<&str>) -> Option<bool> {
     if essence.starts_with("multipart/") || essence.starts_with("message/") {
         return None;
     }
-    let utf_8 = parameters(rest)?.iter().all(|(name, value)| {
-        !name.eq_ignore_ascii_case("charset") || ["utf-8", "utf8"].iter().any(|known| known.eq_ignore_ascii_case(value))
+    let utf_8 = parameters(rest)?.iter().all(|parameter| {
+        !parameter.name.eq_ignore_ascii_case("charset") || ["utf-8", "utf8"].iter().any(|known| known.eq_ignore_ascii_case(parameter.value))
     });
     Some(utf_8 && (essence == "text/plain" || essence == "application/json" || essence.ends_with("+json")))
 }
 
+/// A parameter: its name, its value without quotation marks, and whether it had any.
+struct Parameter<'a> {
+    name: &'a str,
+    value: &'a str,
+    quoted: bool,
+}
+
 /// The parameters behind a `;`, each `name=token` or `name="text"` without escapes; none if they are anything else.
-fn parameters(text: &str) -> Option<Vec<(&str, &str)>> {
+fn parameters(text: &str) -> Option<Vec<Parameter<'_>>> {
     let mut list = Vec::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
@@ -185,14 +192,15 @@ fn parameters(text: &str) -> Option<Vec<(&str, &str)>> {
         if name.is_empty() || !name.bytes().all(is_token) {
             return None;
         }
-        let (value, behind) = match behind.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"').filter(|(value, _)| !value.contains('\\'))?,
-            None => {
-                let end = behind.find(|c: char| !u8::try_from(c).is_ok_and(is_token)).unwrap_or(behind.len());
-                (end > 0).then(|| behind.split_at(end))?
-            }
+        let (value, behind, quoted) = if let Some(quoted) = behind.strip_prefix('"') {
+            let (value, behind) = quoted.split_once('"').filter(|(value, _)| !value.contains('\\'))?;
+            (value, behind, true)
+        } else {
+            let end = behind.find(|c: char| !u8::try_from(c).is_ok_and(is_token)).unwrap_or(behind.len());
+            let (value, behind) = (end > 0).then(|| behind.split_at(end))?;
+            (value, behind, false)
         };
-        list.push((name, value));
+        list.push(Parameter { name, value, quoted });
         rest = behind.trim_start();
         if !rest.is_empty() {
             rest = rest.strip_prefix(';')?.trim_start();
@@ -296,6 +304,8 @@ mod tests {
             disposed("form-data; name=\"a\\\"b\""),
             disposed("form-data; name=\"a%22\""),
             disposed("form-data; name=\"a"),
+            disposed("form-data; name=a"),
+            disposed("form-data; name=\"a\"; filename=x"),
             disposed("form-data; name=a\"b\""),
             disposed("form-data; name=\"a\" x"),
             disposed("form-data; name=\"a\"; x"),
@@ -384,7 +394,9 @@ mod tests {
             let inner = inner.unwrap_or_else(|| panic!("seed {seed}: {text:?}"));
             let fields: Vec<&str> = inner
                 .split("\r\n--xYz\r\n")
-                .filter(|part| part.split("\r\n\r\n").next().is_some_and(|head| head.contains("name=\"a\"")))
+                .filter(|part| {
+                    part.split("\r\n\r\n").next().is_some_and(|head| head.contains("Content-Disposition:") && head.contains("name=\"a\""))
+                })
                 .collect();
             assert_eq!(text.matches("--xYz").count(), inner.split("\r\n--xYz\r\n").count() + 1, "seed {seed}: {text:?}");
             assert_eq!(found.values.len(), fields.len(), "seed {seed}: {text:?}");

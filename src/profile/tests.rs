@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, request::Parts};
+use http::{HeaderName, Request, StatusCode, request::Parts};
 
 use super::*;
 use crate::{

@@ -96,28 +96,39 @@ struct Open {
     slot: Option<usize>,
     /// How many prefixes were declared outside it.
     prefixes: usize,
-    inside: Inside,
-}
-
-/// What stands in an element.
-#[derive(Default)]
-struct Inside {
+    holds: Holds,
     text: String,
-    elements: bool,
-    plain: bool,
-    cdata: bool,
-    comment: bool,
 }
 
-impl Inside {
+/// What stands in an element so far.
+#[derive(Clone, Copy, PartialEq)]
+enum Holds {
+    Nothing,
+    Plain,
+    Cdata,
+    /// A comment, or a mixture.
+    Unclear,
+    Elements,
+}
+
+impl Holds {
+    fn and(self, more: Self) -> Self {
+        match (self, more) {
+            (Self::Elements, _) | (_, Self::Elements) => Self::Elements,
+            (Self::Nothing, more) => more,
+            (before, more) if before == more => before,
+            _ => Self::Unclear,
+        }
+    }
+}
+
+impl Open {
     fn value<'a>(self) -> Value<'a> {
         let padded = self.text.starts_with(is_space) || self.text.ends_with(is_space);
-        if self.elements {
-            Value::Container { empty: false }
-        } else if self.comment || padded || (self.plain && self.cdata) {
-            Value::Unclear
-        } else {
-            Value::from_text(self.text.into())
+        match self.holds {
+            Holds::Elements => Value::Container { empty: false },
+            Holds::Nothing | Holds::Plain | Holds::Cdata if !padded => Value::from_text(self.text.into()),
+            _ => Value::Unclear,
         }
     }
 }
@@ -146,15 +157,11 @@ impl Walk<'_, '_> {
                 Event::Start(tag) => self.open(&tag),
                 Event::Empty(tag) => self.open(&tag) && self.close(),
                 Event::End(_) => self.close(),
-                Event::Text(text) => self.text(&text),
-                Event::CData(text) => self.inside().map(|inside| inside.cdata(&text)).is_some(),
-                Event::GeneralRef(name) => reference(&name).is_some_and(|c| self.inside().map(|inside| inside.plain(c)).is_some()),
-                Event::Comment(_) => {
-                    if let Some(inside) = self.inside() {
-                        inside.comment = true;
-                    }
-                    true
-                }
+                Event::Text(text) if self.stack.is_empty() => text.chars().all(is_space),
+                Event::Text(text) => !text.contains("]]>") && self.add(Holds::Plain, &text),
+                Event::CData(text) => self.add(Holds::Cdata, &text),
+                Event::GeneralRef(name) => reference(&name).is_some_and(|c| self.add(Holds::Plain, c.encode_utf8(&mut [0; 4]))),
+                Event::Comment(_) => self.stack.is_empty() || self.add(Holds::Unclear, ""),
                 Event::Decl(declaration) => first && declares_utf_8(&declaration),
                 Event::PI(_) | Event::DocType(_) => false,
                 Event::Eof => return Ok(()),
@@ -165,22 +172,14 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn inside(&mut self) -> Option<&mut Inside> {
-        self.stack.last_mut().map(|open| &mut open.inside)
-    }
-
-    fn text(&mut self, text: &str) -> bool {
-        match self.stack.last_mut() {
-            None => text.chars().all(is_space),
-            Some(_) if text.contains("]]>") => false,
-            Some(open) => {
-                if open.slot.is_some() {
-                    open.inside.text.push_str(text);
-                }
-                open.inside.plain = true;
-                true
-            }
+    /// Adds to the innermost element; false if there is none.
+    fn add(&mut self, more: Holds, text: &str) -> bool {
+        let Some(open) = self.stack.last_mut() else { return false };
+        open.holds = open.holds.and(more);
+        if open.slot.is_some() {
+            open.text.push_str(text);
         }
+        true
     }
 
     fn open(&mut self, tag: &str) -> bool {
@@ -200,14 +199,12 @@ impl Walk<'_, '_> {
         if !declared(prefix) || !used.all(|prefix| prefix == "xml" || declared(prefix)) {
             return false;
         }
-        if let Some(outer) = self.inside() {
-            outer.elements = true;
-        } else {
+        if !self.add(Holds::Elements, "") {
             self.rooted = true;
             self.found.root.values.push(Value::from_text(local.to_owned().into()));
         }
         let slot = self.names.list.iter().position(|wanted| wanted == local);
-        self.stack.push(Open { slot, prefixes, inside: Inside::default() });
+        self.stack.push(Open { slot, prefixes, holds: Holds::Nothing, text: String::new() });
         true
     }
 
@@ -236,24 +233,12 @@ impl Walk<'_, '_> {
         if let Some(slot) = open.slot {
             let found = &mut self.found.slots[slot];
             if found.values.len() < VALUES_MAX {
-                found.values.push(open.inside.value());
+                found.values.push(open.value());
             } else {
                 (found.open, found.gap) = (true, true);
             }
         }
         true
-    }
-}
-
-impl Inside {
-    fn cdata(&mut self, text: &str) {
-        self.cdata = true;
-        self.text.push_str(text);
-    }
-
-    fn plain(&mut self, c: char) {
-        self.plain = true;
-        self.text.push(c);
     }
 }
 
@@ -501,7 +486,7 @@ mod tests {
             assert_eq!((elements.found(slot), &elements.root), (&Found::unread(), &Found::unread()), "{text}");
         }
         let deep = format!("{}{}", "<a>".repeat(DEPTH_MAX + 1), "</a>".repeat(DEPTH_MAX + 1));
-        let wide = format!("<a {}/>", (0..=ATTRIBUTES_MAX).map(|index| format!("a{index}='' ")).collect::<String>());
+        let wide = format!("<a {}/>", (0..=ATTRIBUTES_MAX).map(|index| format!("a{index}=''")).collect::<Vec<_>>().join(" "));
         for bytes in [deep.as_bytes(), wide.as_bytes(), b"<a>\xe9</a>", b"\xff\xfe<\0a\0/\0>\0", "\u{feff}\u{feff}<a/>".as_bytes()] {
             assert!(Names::default().gather(bytes, true).root.open, "{}", String::from_utf8_lossy(&bytes[..bytes.len().min(40)]));
         }
@@ -551,8 +536,7 @@ mod tests {
                 _ => text.push_str(["/a/x.ics", "z"][random.usize(..2)]),
             }
         }
-        text.push_str(&format!("</{name}>"));
-        text
+        text + "</" + name + ">"
     }
 
     fn oracle(document: &roxmltree::Document<'_>, name: &str) -> Vec<(bool, String)> {
