@@ -294,7 +294,7 @@ impl Flow {
         let mut intent = classify::intent(&reading, key, &self.documents, clock::now());
         // What asks for an upgrade is held to the limits of streams before it is sent, whether or not the app agrees.
         intent.stream |= upgrade.is_some();
-        let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.writes.is_empty();
+        let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.effect != Effect::Write;
         let (stake, poll) = self.stake(&mut reading, &head, &body, under);
         tracked.keep(hold, progress.clone());
         tracked.teach(Lesson { documents: intent.documents.clone(), class: reading.class, cost: reading.cost, stream });

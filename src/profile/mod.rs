@@ -24,17 +24,19 @@ mod facts;
 mod file;
 mod json;
 mod meaning;
+mod multipart;
 mod path;
 mod question;
 mod reply;
 mod scope;
 mod selector;
 mod truth;
+mod xml;
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderName, Method, StatusCode,
+    HeaderMap, Method, StatusCode,
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
@@ -445,46 +447,6 @@ impl Profile {
 
     fn route(&self, route: RouteId) -> Option<&Route> {
         self.routes.get(usize::from(route.0))
-    }
-
-    /// Whether something looks into the bodies of this route's replies: they must then be held until they are read.
-    #[must_use]
-    pub fn reads_reply_body(&self, route: RouteId) -> bool {
-        let looks = |route: &Route| {
-            let mut later = route.later.iter().flat_map(Template::selectors);
-            route.only_if.read_body() || later.any(|probe| matches!(probe.selector, Selector::ReplyJson(_)))
-        };
-        self.denied.read_body() || self.route(route).is_some_and(looks)
-    }
-
-    /// Whether a reply refuses a credential: 401, 403, or one of the tests in `denied` certainly holds.
-    #[must_use]
-    pub fn is_denied(&self, reply: &Reply<'_>) -> bool {
-        matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || self.denied.any(reply)
-    }
-
-    /// Whether every test in the route's `only_if` certainly holds; true if it has none. What else keeps a reply from being stored, such as its
-    /// status, is not asked here.
-    #[must_use]
-    pub fn may_keep(&self, route: RouteId, reply: &Reply<'_>) -> bool {
-        self.route(route).is_none_or(|route| route.only_if.all(reply))
-    }
-
-    /// Whether a request's header is never part of its question: the built-in list, and `ignore_headers` of the profile and of the route's
-    /// `answer`. A header in which a credential or a document is found never is noise. Headers that `Connection` names are the caller's
-    /// business. Asked for every header of every poll: allocates nothing.
-    #[must_use]
-    pub fn is_noise(&self, route: RouteId, header: &HeaderName) -> bool {
-        self.route(route).map_or(&self.noise, |route| &route.noise).holds(header)
-    }
-
-    /// What of a poll's whole body is part of its question.
-    #[must_use]
-    pub fn key_body(&self, route: RouteId, head: &Parts, body: &[u8]) -> KeyBody {
-        match self.route(route).and_then(|route| route.key_body.as_ref()) {
-            None => KeyBody::Whole,
-            Some(selectors) => selectors.find(&self.credential, head, body, &self.looks, &self.prefix),
-        }
     }
 
     /// The classes that its routes use, for the check that a `[class.X]` of a new name is used.
