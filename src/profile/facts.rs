@@ -73,6 +73,13 @@ impl<'a> Facts<'a> {
         matches!(self.content(), Content::Whole(_))
     }
 
+    /// Whether what follows a prefix can be watched: plain JSON. What stands whole in it is then taken to hold.
+    #[must_use]
+    pub fn watchable(&self) -> bool {
+        matches!(self.content(), Content::Prefix(Cow::Borrowed(_)))
+            && matches!(Language::of(&self.head.headers), Language::Json | Language::Unsaid)
+    }
+
     /// Whether the body is longer than `limit` bytes.
     #[must_use]
     pub fn longer(&self, limit: u64) -> Truth {
@@ -151,7 +158,13 @@ impl<'a> Facts<'a> {
             Content::Unread => return self.paths.nothing(true),
         };
         match Language::of(&self.head.headers) {
-            Language::Json | Language::Unsaid => self.paths.gather(bytes, whole),
+            Language::Json | Language::Unsaid => {
+                let mut gathered = self.paths.gather(bytes, whole);
+                if self.watchable() {
+                    self.paths.settle(&mut gathered);
+                }
+                gathered
+            }
             Language::Form | Language::Other => self.paths.nothing(true),
         }
     }

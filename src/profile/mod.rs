@@ -9,9 +9,10 @@
 //! and a scope `"*"` (`json`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says JSON (`application/json`,
 //! `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors are unread.
 //!
-//! How long a body is matters only where something looks into it: a body that goes on behind the prefix makes a request write `"*"` if the choice
-//! of its route or one of its scopes reads bodies; a route that is chosen by method and path alone, with scopes from the head, is certain whatever
-//! follows. A poll whose body was not read to its end is a plain read.
+//! How long a body is matters only where something looks into it: a route that is chosen by method and path alone, with scopes from the head, is
+//! certain whatever follows. Where the choice of the route or one of its scopes reads the body, and that goes on behind the prefix, a value that
+//! stands whole in the prefix counts if the rest is plain JSON, which can be watched (`watch`); else, or if the prefix does not decide, the request
+//! writes `"*"`. A poll whose body was not read to its end is a plain read.
 
 mod answer;
 mod body;
@@ -26,6 +27,7 @@ mod path;
 mod scope;
 mod selector;
 mod truth;
+mod watch;
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::Duration};
 
@@ -53,6 +55,7 @@ pub use self::{
     explain::{Explanation, Step},
     selector::{JsonPath, JsonStep, Selector},
     truth::{Found, Test, Truth, Value},
+    watch::{DEPTH_MAX, Verdict, Watcher},
 };
 
 /// The most scopes that a request may write; with more it writes everything.
@@ -237,6 +240,9 @@ pub struct Reading {
     pub stream: Option<StreamKind>,
     /// Whether a test, or a body that decides something, could not be read far enough, so that it writes `"*"`.
     pub unknown: bool,
+    /// Where all this was taken from a body's beginning: what the whole body must be shown to while it is passed on, from its first byte. If
+    /// it says so, the request writes everything, whatever its effect was.
+    pub watch: Option<Box<Watcher>>,
 }
 
 /// A response of ours in the profile's shape.
@@ -290,7 +296,8 @@ impl Profile {
         let facts = Facts::new(head, body, &content, &self.paths, &self.prefix);
         let (client, credential) = self.who(&facts, peer);
         let Some(choice) = self.choose(head, &facts) else {
-            let writes = if head.method.is_safe() && !upgrades(head) { Vec::new() } else { vec![Scope::All] };
+            let silent = head.method.is_safe() && !upgrades(head) && (facts.whole() || !self.inspects(head));
+            let writes = if silent { Vec::new() } else { vec![Scope::All] };
             return Reading {
                 route: RouteId::UNMATCHED,
                 class: self.unmatched,
@@ -303,6 +310,7 @@ impl Profile {
                 writes,
                 stream: None,
                 unknown: false,
+                watch: None,
             };
         };
         let route = choice.route;
@@ -310,7 +318,8 @@ impl Profile {
             templates.as_ref().map(|templates| scope::scopes(templates, &facts, &choice.captures, &self.prefix, max))
         };
         let reads = scopes(&route.reads, READS_MAX);
-        let unknown = choice.unknown || ((choice.looked || route.scopes_body) && !facts.whole());
+        let beginning = (choice.looked || route.scopes_body) && !facts.whole();
+        let unknown = choice.unknown || (beginning && !facts.watchable());
         let undeclared = upgrades(head) && route.stream != Some(StreamKind::WebSocket);
         let writes = if unknown || undeclared {
             vec![Scope::All]
@@ -320,6 +329,7 @@ impl Profile {
                 if silent { Vec::new() } else { vec![Scope::All] }
             })
         };
+        let watch = (beginning && !writes.contains(&Scope::All)).then(|| Box::new(self.watcher(head, &facts, choice.index)));
         let reads = reads.unwrap_or_default();
         let effect = if !writes.is_empty() {
             Effect::Write
@@ -342,6 +352,7 @@ impl Profile {
             effect,
             stream: route.stream,
             unknown,
+            watch,
         }
     }
 
