@@ -29,6 +29,7 @@ use self::{
         ClientHasher,
         documents::Documents,
         shell::{Arrival, Read},
+        watching::Watching,
     },
     gate::{Gate, Permit},
     origin::{Answer, CallError, FailureKind, Job, Origin, headers},
@@ -240,7 +241,7 @@ impl Flow {
         let Arrived { head, upload, checked, client, upgrade } = arrived;
         let arrival = Arrival { head: &head, checked, client, bytes_max: plan.settings.inspect.bytes_max };
         let read = classify::shell::read(&plan.profile, &arrival, upload, &self.memory).await;
-        let Read { mut reading, body, progress, bytes, hold } = read.map_err(|fault| body_failed(fault, under))?;
+        let Read { mut reading, mut body, progress, bytes, hold } = read.map_err(|fault| body_failed(fault, under))?;
         if checked.upgrade {
             classify::undeclared_upgrade(&mut reading);
         }
@@ -263,6 +264,10 @@ impl Flow {
             exchange.stream = stream;
             exchange.bytes_in = bytes;
         });
+        if let (Some(watcher), Body::Upload(upload)) = (reading.watch, &mut body) {
+            let tracked = Arc::clone(tracked);
+            upload.watch(Box::new(Watching::new(watcher, Box::new(move || tracked.note(Exchange::widen)))));
+        }
         let class = intent.class;
         Ok((Asked { head, body, progress, checked, class, repeatable, stream, upgrade }, intent))
     }
