@@ -100,7 +100,7 @@ async fn a_poll_that_turns_out_a_write_behind_its_beginning_touches_everything()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_breaks_off_touches_only_its_document() {
     let app = App::start().await;
-    let tidegate = dynalist(&app).await;
+    let tidegate = Tidegate::start(app.address, "profile = \"dynalist\"\napp.upstream_cancels = true").await;
     let body = import(2 * MB, "");
     let mut wire = Wire::connect(tidegate.listen).await;
     let length = format!("content-length: {}", body.len());
