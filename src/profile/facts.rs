@@ -92,6 +92,13 @@ impl<'a> Facts<'a> {
         matches!(self.content(), Content::Whole(_))
     }
 
+    /// Whether what follows a prefix can be watched: plain JSON. What stands whole in it is then taken to hold.
+    #[must_use]
+    pub fn watchable(&self) -> bool {
+        matches!(self.content(), Content::Prefix(Cow::Borrowed(_)))
+            && matches!(Language::of(&self.head.headers), Language::Json | Language::Unsaid)
+    }
+
     /// Whether the body is longer than `limit` bytes.
     #[must_use]
     pub fn longer(&self, limit: u64) -> Truth {
@@ -178,7 +185,13 @@ impl<'a> Facts<'a> {
             Content::Unread => return self.looks.json.nothing(true),
         };
         match Language::of(&self.head.headers) {
-            Language::Json | Language::Unsaid => self.looks.json.gather(bytes, whole),
+            Language::Json | Language::Unsaid => {
+                let mut gathered = self.looks.json.gather(bytes, whole);
+                if self.watchable() {
+                    self.looks.json.settle(&mut gathered);
+                }
+                gathered
+            }
             Language::Form | Language::Multipart(_) | Language::Xml | Language::Other => self.looks.json.nothing(true),
         }
     }

@@ -135,6 +135,17 @@ impl Paths {
     }
 }
 
+impl Paths {
+    /// Takes a value that stands whole in a prefix for the only one, where its path leads to one place: true as long as no key on the path
+    /// comes again.
+    pub fn settle(&self, gathered: &mut Gathered<'_>) {
+        for (path, slot) in self.list.iter().zip(&mut gathered.slots) {
+            let single = path.0.iter().all(|step| matches!(step, JsonStep::Key(_) | JsonStep::Index(_)));
+            slot.found.open &= !single || slot.found.values.is_empty();
+        }
+    }
+}
+
 /// Cuts off a number or literal that the end of the prefix may have cut: `12` may go on as `123`.
 fn without_cut_scalar(text: &[u8]) -> &[u8] {
     let end = text.iter().rposition(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')).map_or(0, |last| last + 1);

@@ -9,9 +9,10 @@
 //! and a scope `"*"` (`json`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says JSON (`application/json`,
 //! `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors are unread.
 //!
-//! How long a body is matters only where something looks into it: a body that goes on behind the prefix makes a request write `"*"` if the choice
-//! of its route or one of its scopes reads bodies; a route that is chosen by method and path alone, with scopes from the head, is certain whatever
-//! follows. A poll whose body was not read to its end is a plain read.
+//! How long a body is matters only where something looks into it: a route that is chosen by method and path alone, with scopes from the head, is
+//! certain whatever follows. Where the choice of the route or one of its scopes reads the body, and that goes on behind the prefix, a value that
+//! stands whole in the prefix counts if the rest is plain JSON, which can be watched (`watch`); else, or if the prefix does not decide, the request
+//! writes `"*"`. A poll whose body was not read to its end is a plain read.
 
 mod answer;
 mod body;
@@ -31,6 +32,7 @@ mod reply;
 mod scope;
 mod selector;
 mod truth;
+mod watch;
 mod xml;
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::Duration};
@@ -63,6 +65,7 @@ pub use self::{
     reply::{Later, Reply},
     selector::{JsonPath, JsonStep, Selector},
     truth::{Found, Test, Truth, Value, glob},
+    watch::{DEPTH_MAX, Verdict, Watcher},
 };
 
 /// The most scopes that a request may write; with more it writes everything.
@@ -271,6 +274,9 @@ pub struct Reading {
     pub stream: Option<StreamKind>,
     /// Whether a test, or a body that decides something, could not be read far enough, so that it writes `"*"`.
     pub unknown: bool,
+    /// Where all this was taken from a body's beginning: what the whole body must be shown to while it is passed on, from its first byte. If
+    /// it says so, the request writes everything, whatever its effect was.
+    pub watch: Option<Box<Watcher>>,
 }
 
 /// A response of ours in the profile's shape.
@@ -325,7 +331,8 @@ impl Profile {
         let (client, secret) = self.who(&facts, peer);
         let credential = !secret.is_empty();
         let Some(choice) = self.choose(head, &facts) else {
-            let writes = if head.method.is_safe() && !upgrades(head) { Vec::new() } else { vec![Scope::All] };
+            let silent = head.method.is_safe() && !upgrades(head) && (facts.whole() || !self.inspects(head));
+            let writes = if silent { Vec::new() } else { vec![Scope::All] };
             return Reading {
                 route: RouteId::UNMATCHED,
                 class: self.unmatched,
@@ -340,12 +347,14 @@ impl Profile {
                 writes,
                 stream: None,
                 unknown: false,
+                watch: None,
             };
         };
         let route = choice.route;
         let shown = Shown { facts: &facts, captures: &choice.captures, prefix: &self.prefix };
         let reads = route.reads.as_ref().map(|templates| scope::scopes(templates, shown, READS_MAX));
-        let unknown = choice.unknown || ((choice.looked || route.scopes_body) && !facts.whole());
+        let beginning = (choice.looked || route.scopes_body) && !facts.whole();
+        let unknown = choice.unknown || (beginning && !facts.watchable());
         let undeclared = upgrades(head) && route.stream != Some(StreamKind::WebSocket);
         let (writes, later) = if unknown || undeclared {
             (vec![Scope::All], None)
@@ -355,6 +364,7 @@ impl Profile {
             let silent = reads.is_some() || (head.method.is_safe() && route.stream != Some(StreamKind::WebSocket));
             (if silent { Vec::new() } else { vec![Scope::All] }, None)
         };
+        let watch = (beginning && !writes.contains(&Scope::All)).then(|| Box::new(self.watcher(head, &facts, choice.index)));
         let reads = reads.unwrap_or_default();
         let effect = if !writes.is_empty() || later.is_some() {
             Effect::Write
@@ -379,6 +389,7 @@ impl Profile {
             effect,
             stream: route.stream,
             unknown,
+            watch,
         }
     }
 

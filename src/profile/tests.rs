@@ -1,5 +1,7 @@
 //! The rules of the language, one by one, on small profiles.
 
+mod watched;
+
 use std::{io::Write, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, Request, StatusCode, request::Parts};
@@ -111,27 +113,6 @@ fn what_could_not_be_read_writes_everything_under_the_first_route_that_may_be_me
     for headers in [&[][..], &[JSON], &[("content-type", "application/vnd.x+json;charset=\"UTF-8\"")]] {
         assert_eq!(read(&profile, "POST /sync", headers, r#"{"id":"a"}"#).effect, Effect::Poll, "{headers:?}");
     }
-}
-
-#[test]
-fn a_prefix_gives_the_class_and_writes_everything() {
-    let profile = profile(SYNC);
-    let prefix = |body: &str, length: Option<&str>| {
-        let mut head = head("POST /sync", &[JSON]);
-        if let Some(length) = length {
-            head.headers.insert("content-length", length.parse().expect("a value"));
-        }
-        profile.read(&head, BodySeen::Prefix(body.as_bytes()), PEER)
-    };
-    let decided = prefix(r#"{"token":"t","id":"a","changes":[{"x":1},"#, Some("900"));
-    assert_eq!((profile.route_name(decided.route), names(&decided.writes)), ("write", vec!["*".to_owned()]));
-    assert!(decided.unknown && decided.credential);
-    let long = prefix(r#"{"id":"a","changes":[{"x":1},"#, Some("2000"));
-    assert_eq!(profile.route_name(long.route), "many");
-    let unsaid = prefix(r#"{"id":"a","changes":[{"x":1},"#, None);
-    assert_eq!(profile.route_name(unsaid.route), "many", "a body of unknown length that exceeds the prefix counts as over");
-    let undecided = prefix(r#"{"id":"a","changes":["#, Some("900"));
-    assert_eq!((profile.route_name(undecided.route), undecided.effect), ("poll", Effect::Write));
 }
 
 #[test]
