@@ -35,10 +35,10 @@ pub fn explore(scenario: Scenario, weakened: Option<Weakened>, watched: u8, step
 }
 
 /// The shortest trace that breaks this promise, and the distinct states until the first find.
-pub fn shortest(scenario: Scenario, weakened: Weakened, promise: Promise) -> Outcome {
-    let mut outcome = search(scenario, Some(weakened), promise.bit(), None, None);
+pub fn shortest(scenario: Scenario, weakened: Option<Weakened>, promise: Promise) -> Outcome {
+    let mut outcome = search(scenario, weakened, promise.bit(), None, None);
     while let Some((_, trace)) = &outcome.broken {
-        let shorter = search(scenario, Some(weakened), promise.bit(), Some(trace.len()), None);
+        let shorter = search(scenario, weakened, promise.bit(), Some(trace.len()), None);
         if shorter.broken.is_none() {
             break;
         }

@@ -39,11 +39,7 @@ impl World {
 
     pub fn keys_of(&self, write: &Write) -> Keys {
         let touches = self.scenario.kinds[usize::from(write.kind)].touches;
-        if self.named(write) == Named::Everything {
-            Keys { documents: 0, all: true }
-        } else {
-            self.keys(touches, write.era)
-        }
+        if self.named(write) == Named::Everything { Keys { documents: 0, all: true } } else { self.keys(touches, write.era) }
     }
 
     /// Rule 2, and rule 13 for a write whose documents only its answer names.

@@ -166,14 +166,11 @@ impl World {
         if state.down { self.scenario.age_max_down } else { self.scenario.age_max }
     }
 
-    /// The largest age that makes a difference.
-    fn age_counted(&self) -> Ticks {
-        self.scenario.age_max.max(self.scenario.age_max_down)
-    }
-
     /// Time passes for everybody.
     fn tick(&self, state: &mut State) {
-        let counted = self.age_counted();
+        // Ages are counted up to where they make a difference.
+        let counted = self.scenario.age_max.max(self.scenario.age_max_down);
+        let settled = if counted == 0 { 0 } else { counted + self.scenario.settle };
         let older = |age: &mut Ticks| *age = counted.min(*age + 1);
         let left = |timer: &mut Ticks| *timer = if *timer == FOREVER { FOREVER } else { timer.saturating_sub(1) };
         ledger::tick(&mut state.ledger, 1);
@@ -183,7 +180,7 @@ impl World {
             left(&mut write.late);
             left(&mut write.lag);
             if write.committed {
-                older(&mut write.since);
+                write.since = settled.min(write.since + 1);
             }
         }
     }

@@ -16,7 +16,6 @@ macro_rules! mutations {
         }
 
         impl Weakened {
-            #[cfg(test)]
             pub const EVERY: &[Self] = &[$(Self::$name,)*];
 
             /// The row of this mutation.
@@ -94,13 +93,13 @@ mutations! {
     NoticeNeedsEntry = "notice: ignored without an entry", on::NOTICE, "9 - - 9", "b0 q v0 c0 r0 e0 ack0 join d";
     AuditCheckedAtSend = "audit: write race checked at send only", on::AUDIT, "no no - no - 8", "q v0 d audit b0 c0 v1 d";
     WallClock = "clock: wall clock jumps forward", on::BASE, "no 8 9 8", "b0 lose0 jump q v0 late0 join d";
-    // Rule 17, which has no mutations in the text.
-    ReloadNoHold = "reload: requests under way hold nothing", on::RELOAD, "- - - -", "";
-    ReloadForgetsQueued = "reload: waiting requests hold nothing", on::RELOAD, "- - - -", "";
-    ReloadForgetsDoubt = "reload: writes that ended in doubt are forgotten", on::RELOAD, "- - - -", "";
-    ReloadCarriesDoubt = "reload: a write that the old profile did not know is forgotten", on::RELOAD, "- - - -", "";
-    ReloadKeepsStore = "reload: the store is kept", on::RELOAD, "- - - -", "";
-    ReloadKeepsPolls = "reload: a poll in flight is kept and joined", on::RELOAD, "- - - -", "";
-    ReloadKeepsAudits = "reload: an audit in flight is still judged", on::RELOAD, "- - - -", "";
-    ReloadForgetsFirstAttempt = "reload: only the last attempt of a request counts", on::RELOAD, "- - - -", "";
+    // Rule 17: found by this model.
+    ReloadNoHold = "reload: requests under way hold nothing", on::RELOAD, "12 10 - 10", "queue0 b0 reload t t q v0 c0 join d";
+    ReloadForgetsQueued = "reload: waiting requests hold nothing", on::RELOAD, "12 10 - 10", "queue0 reload b0 t t q v0 c0 join d";
+    ReloadForgetsDoubt = "reload: writes that ended in doubt are forgotten", on::RELOAD, "no 9 - 9", "queue0 b0 lose0 reload q v0 late0 join d";
+    ReloadCarriesDoubt = "reload: a write that the old profile did not know is forgotten", on::CORRECTED, "no 9 - 9", "queue0 b0 lose0 reload q v0 late0 join d";
+    ReloadKeepsStore = "reload: the store is kept", on::RELOAD, "10 8 - no", "q v0 d reload queue0 b0 c0 REPLAY";
+    ReloadKeepsPolls = "reload: a poll in flight is kept and joined", on::RELOAD, "10 8 - 8", "q v0 reload queue0 b0 c0 join d";
+    ReloadKeepsAudits = "reload: an audit in flight is still judged", on::RELOAD_AUDIT, "no no - no - 10", "q v0 d audit reload queue0 b0 c0 v1 d";
+    ReloadForgetsFirstAttempt = "reload: only the last attempt of a request counts", on::RELOAD_RETRY, "no 11 - 11", "queue0 b0 reload t retry0 unsent1 q v0 late0 join d";
 }

@@ -17,7 +17,8 @@ pub enum Promise {
     Backwards,
     /// P4: all this for polls that share another's answer.
     Shared,
-    /// AGE: an answer lacks nothing that was committed `age_max` ago or earlier.
+    /// AGE: an answer lacks nothing that was committed `age_max + settle` ago or earlier: it was asked less than `age_max` ago, and
+    /// the replica that answered lagged for less than `settle`.
     Age,
     /// AUDIT: while every write passes here, no audit finds a mismatch.
     Audit,
@@ -67,7 +68,8 @@ impl World {
     /// What was committed so long ago that nobody's answer may lack it.
     pub fn aged(&self, state: &State) -> Effects {
         let limit = self.age_max(state);
-        if limit == 0 { Effects::NONE } else { self.effects(state, |write| write.committed && write.since >= limit) }
+        let settled = limit + self.scenario.settle;
+        if limit == 0 { Effects::NONE } else { self.effects(state, |write| write.committed && write.since >= settled) }
     }
 
     /// What a poll that joins now must get to see: all that is committed, where that is promised.
