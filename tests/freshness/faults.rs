@@ -87,7 +87,7 @@ pub const FAULTS: [Fault; 14] = [
 /// What happens to writes: of [`DECK_OF_WRITES`] so many meet it, in an order drawn by lot, and so each is sure to happen.
 const OF_WRITES: [(Fault, usize); 7] = [
     (Fault::CommitDelayed, 6),
-    (Fault::CommitAfterTimeout, 1),
+    (Fault::CommitAfterTimeout, 2),
     (Fault::AnswerLost, 1),
     (Fault::AnswerCut, 1),
     (Fault::Reset, 1),
