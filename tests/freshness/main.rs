@@ -14,6 +14,7 @@ mod history;
 mod line;
 
 use std::{
+    fs,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -29,6 +30,7 @@ use tidegate::lab::{
 
 use cache::{Cache, Mistake};
 use checker::Violation;
+use common::Tidegate;
 use crowd::{Crowd, Plan, World, name_of};
 use faults::{Fault, Front, LATE_MAX};
 use history::{History, Truth};
@@ -42,17 +44,55 @@ const ROUNDS_MAX: u64 = 12;
 /// How many wrong caches are played beside each other.
 const AT_A_TIME: usize = 4;
 
+/// The settings of tidegate that all its runs share. Its clients' caps are no part of what is tested.
+const SETTINGS: &str = r#"
+profile = "dynalist"
+app.head_timeout = "400ms"
+gate.long_cost = "10s"
+class.noop.client.in_flight = 64
+class.sync.client.in_flight = 64
+class.import.head_timeout = "400ms"
+"#;
+
+/// Local answers, with every time as much shorter as the run is. Before its first start nothing can have been in flight.
+const ON: &str = r#"
+fresh.mode = "on"
+fresh.doubt = "1500ms"
+fresh.start_doubt = "0s"
+fresh.age_max = "4s"
+fresh.refresh_after = "700ms"
+fresh.audit = 50
+"#;
+
+/// What a second start has instead of `fresh.start_doubt` in [`ON`].
+const START_DOUBT: (&str, &str) = ("fresh.start_doubt = \"0s\"", "fresh.start_doubt = \"1500ms\"");
+
 /// What stands between the clients and the service.
 enum Place {
     Nothing,
     Cache(Cache),
+    Tidegate(Box<Tidegate>),
 }
 
 impl Place {
+    async fn tidegate(app: SocketAddr, settings: &str) -> Self {
+        Self::Tidegate(Box::new(Tidegate::start(app, &format!("{SETTINGS}{settings}")).await))
+    }
+
     fn address(&self, app: SocketAddr) -> SocketAddr {
         match self {
             Self::Nothing => app,
             Self::Cache(cache) => cache.address,
+            Self::Tidegate(tidegate) => tidegate.listen,
+        }
+    }
+
+    /// What is to be done before it is killed.
+    fn prepare(&self) {
+        if let Self::Tidegate(tidegate) = self
+            && fs::read_to_string(tidegate.config()).expect("a configuration").contains(START_DOUBT.0)
+        {
+            tidegate.rewrite(|text| text.replace(START_DOUBT.0, START_DOUBT.1));
         }
     }
 
@@ -61,6 +101,15 @@ impl Place {
         match self {
             Self::Nothing => Self::Nothing,
             Self::Cache(cache) => Self::Cache(cache.kill_and_start().await),
+            Self::Tidegate(tidegate) => Self::Tidegate(Box::new(tidegate.again().await)),
+        }
+    }
+
+    /// The answers of its own in which it found a mistake itself, when it asked again.
+    async fn mismatches(&self) -> f64 {
+        match self {
+            Self::Tidegate(tidegate) => common::sum(&tidegate.metrics().await, "tidegate_fresh_mismatches_total"),
+            Self::Nothing | Self::Cache(_) => 0.0,
         }
     }
 }
@@ -79,6 +128,12 @@ impl Course {
         let ms = Duration::from_millis;
         Self { length: ms(1800), restarts: vec![ms(900)], kills: vec![ms(1200)] }
     }
+
+    /// The app restarts two and a half times as often as tidegate is killed.
+    fn of_seconds(seconds: u64) -> Self {
+        let every = |from: u64, ms: u64| (0..).map(|n| Duration::from_millis(from + n * ms)).take_while(|at| at.as_secs() < seconds).collect();
+        Self { length: Duration::from_secs(seconds), restarts: every(1000, 2000), kills: every(2500, 5000) }
+    }
 }
 
 /// What came of a run.
@@ -88,6 +143,7 @@ struct Run {
     found: Vec<Violation>,
     faults: Vec<(Fault, u64)>,
     late_max: Duration,
+    mismatches: f64,
 }
 
 impl Run {
@@ -140,15 +196,18 @@ async fn play(plan: Plan, course: &Course, place: impl AsyncFnOnce(SocketAddr) -
         }
     };
     let kills = async {
+        let mut mismatches = 0.0;
         for at in &course.kills {
             tokio::time::sleep_until(begun + *at).await;
+            mismatches += place.mismatches().await;
+            place.prepare();
             front.mid_write().await;
             place = place.again().await;
             world.moved(place.address(front.address));
         }
-        place
+        (place, mismatches)
     };
-    let ((), place, ()) = tokio::join!(restarts, kills, tokio::time::sleep_until(begun + course.length));
+    let ((), (place, mismatches), ()) = tokio::join!(restarts, kills, tokio::time::sleep_until(begun + course.length));
 
     let resting = crowd.stop().await;
     front.calm();
@@ -156,6 +215,7 @@ async fn play(plan: Plan, course: &Course, place: impl AsyncFnOnce(SocketAddr) -
     tokio::time::sleep(Duration::from_millis(50)).await;
     front.at_rest().await;
     let history = resting.converge().await;
+    let mismatches = mismatches + place.mismatches().await;
     drop(place);
     let truth = Truth {
         versions: (0..plan.documents).map(|document| front.versions(&name_of(document))).collect(),
@@ -166,7 +226,7 @@ async fn play(plan: Plan, course: &Course, place: impl AsyncFnOnce(SocketAddr) -
     front.close().await;
     service.stop().await;
     let found = checker::check(&history, &truth);
-    Run { history, truth, found, faults, late_max }
+    Run { history, truth, found, faults, late_max, mismatches }
 }
 
 /// Plays rounds with a cache that makes a mistake, until the checker finds what it must break.
@@ -193,6 +253,7 @@ async fn keeps_every_promise(name: &str, course: &Course, place: impl AsyncFn(So
         run.show(name, &plan);
         if run.late_max < DOUBT {
             assert!(run.found.is_empty(), "{} violations: {:?}", run.found.len(), checker::count(&run.found));
+            assert!(run.mismatches < 0.5, "tidegate itself found {} answers wrong", run.mismatches);
             for (fault, count) in &run.faults {
                 let planned = *fault != Fault::KilledMidWrite || !course.kills.is_empty();
                 assert!(*count > 0 || !planned, "{fault:?} never happened");
@@ -222,6 +283,19 @@ async fn through_a_proxy_without_a_store_every_promise_is_kept() {
 async fn through_a_cache_that_keeps_the_rules_every_promise_is_kept() {
     let start = async |app| Place::Cache(Cache::start(app, Mistake::None, DOUBT).await);
     let run = keeps_every_promise("a cache that keeps the rules", &Course::short(), start).await;
+    assert!(run.history.polls.percent_local() >= 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_a_tidegate_that_forwards_all_every_promise_is_kept() {
+    let start = async |app| Place::tidegate(app, "fresh.mode = \"off\"").await;
+    let run = keeps_every_promise("a tidegate that forwards all", &Course::short(), start).await;
+    assert_eq!(run.history.polls.percent_local(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_tidegate_every_promise_is_kept_and_a_third_of_the_polls_is_answered_locally() {
+    let run = keeps_every_promise("tidegate", &Course::of_seconds(8), async |app| Place::tidegate(app, ON).await).await;
     assert!(run.history.polls.percent_local() >= 30);
 }
 
