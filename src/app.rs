@@ -90,7 +90,8 @@ impl Running {
 impl admin::Running for House {
     fn scrape(&self) -> Scrape {
         let (documents, documents_dear) = self.flow.documents.counts();
-        Scrape { gate: self.flow.gate.view(), documents, documents_dear, app: self.app_view(), connections: self.front.tasks.len() }
+        let (gate, app, connections) = (self.flow.gate.view(), self.app_view(), self.front.tasks.len());
+        Scrape { gate, documents, documents_dear, app, connections, ..Scrape::default() }
     }
 
     fn ready(&self) -> bool {
@@ -126,7 +127,7 @@ pub fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError> {
     let drain = Drain::default();
     let calls = TaskTracker::new();
     let plan = Plan::new(settings.clone(), Arc::clone(&loaded.profile));
-    let flow = Flow::new(plan, report.clone(), drain.clone(), calls.clone());
+    let flow = Flow::new(plan, report.clone(), drain.clone(), calls.clone(), None);
     let front = Front {
         places: Arc::new(Semaphore::new(listen.connections_max)),
         listen: Arc::new(ArcSwap::from_pointee(listen)),

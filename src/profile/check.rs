@@ -92,7 +92,7 @@ fn credential_scopes(file: &File, route: &Route, mistakes: &Mistakes) {
             || (matches!(selector, Selector::Cookie(_))
                 && secrets.iter().any(|secret| matches!(secret, Selector::Header(name) if *name == http::header::COOKIE)))
     };
-    for scope in route.reads.iter().chain(&route.writes).flatten() {
+    for scope in route.scopes() {
         if let Some(selector) = scope.value.selectors().find(|selector| secret(selector)) {
             mistakes.warning(
                 &scope.at,
@@ -110,7 +110,7 @@ fn unmet_scopes(file: &File, own: usize, mistakes: &Mistakes) {
     let (read, written) = (kinds(|route| &route.reads), kinds(|route| &route.writes));
     let all = |kinds: &[&str]| kinds.contains(&"*");
     for route in &file.routes[..own] {
-        for scope in route.writes.iter().flatten() {
+        for scope in route.writes.iter().chain(&route.pending).flatten() {
             let kind = scope.value.kind();
             if kind != "*" && !read.contains(&kind) && !all(&read) {
                 mistakes.warning(&scope.at, format!("nobody reads {}", scope.value), "name it as the routes that read it do, or remove it");

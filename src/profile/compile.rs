@@ -1,14 +1,15 @@
 //! From what was written to what it means: `extends` is followed, classes and paths are resolved, and the whole is checked.
 
-use std::{hash::Hasher, sync::Arc};
-
-use siphasher::sip::SipHasher13;
+use std::sync::Arc;
 
 use super::{
     Profile, Route, check, example,
-    facts::Probe,
+    facts::{Looks, Probe},
     file::{self, File, Placed, Scopes},
-    json::Paths,
+    meaning,
+    question::{KeySelectors, Noise},
+    reply,
+    scope::Template,
     selector::Selector,
 };
 use crate::{
@@ -83,7 +84,7 @@ fn follow(file: &mut File, extend: &dyn Fn(&str) -> Result<Arc<Source>, String>,
 }
 
 fn build(file: &File, classes: &Classes, mistakes: &Mistakes) -> Profile {
-    let mut paths = Paths::default();
+    let mut looks = Looks::default();
     let class = |placed: &Option<Placed<String>>, default: &str| match placed {
         Some(Placed { value, at }) => resolve(value, at, classes, mistakes),
         None => classes.find(default).unwrap_or(Class(0)),
@@ -91,32 +92,38 @@ fn build(file: &File, classes: &Classes, mistakes: &Mistakes) -> Profile {
     let default = class(&file.class, "sync");
     let unmatched = class(&file.unmatched, "other");
     let mut probes = |selectors: &Option<Vec<Placed<Selector>>>| -> Vec<Probe> {
-        selectors.iter().flatten().map(|selector| Probe::new(selector.value.clone(), &mut paths)).collect()
+        selectors.iter().flatten().map(|selector| Probe::new(selector.value.clone(), &mut looks)).collect()
     };
     let credential = probes(&file.credential);
     let client = probes(&file.client);
     let who_in_body = credential.iter().chain(&client).any(|probe| probe.selector.reads_body());
-    let routes = file.routes.iter().map(|route| build_route(route, default, &mut paths, classes, mistakes)).collect();
+    let routes = file.routes.iter().map(|route| build_route(file, route, default, &mut looks, classes, mistakes)).collect();
+    let (meaning, meanings) = meaning::of(file);
     Profile {
         name: file.name.clone().unwrap_or_default(),
         anonymous: file.anonymous.unwrap_or(false),
-        ignore_headers: file.ignore_headers.clone().unwrap_or_default(),
         prefix: file.prefix.clone().unwrap_or_default(),
         credential,
         client,
-        denied: file.denied.clone().unwrap_or_default(),
+        denied: reply::Tests::new(file.denied.as_deref().unwrap_or_default()),
+        noise: Noise::new(file.ignore_headers.iter().flatten(), credentials(file)),
         unmatched,
         unmatched_long: long_of(unmatched, classes),
         failure: file.failure.clone(),
         reject: file.reject.clone(),
         routes,
-        paths,
+        looks,
         who_in_body,
-        meaning: meaning(file),
+        meaning,
+        meanings,
     }
 }
 
-fn build_route(route: &file::Route, default: Class, paths: &mut Paths, classes: &Classes, mistakes: &Mistakes) -> Route {
+fn credentials(file: &File) -> impl Iterator<Item = &Selector> {
+    file.credential.iter().flatten().map(|placed| &placed.value)
+}
+
+fn build_route(file: &File, route: &file::Route, default: Class, looks: &mut Looks, classes: &Classes, mistakes: &Mistakes) -> Route {
     let class = match &route.class {
         Some(Placed { value, at }) => resolve(value, at, classes, mistakes),
         None if route.answer.is_some() => classes.find("noop").unwrap_or(default),
@@ -128,18 +135,29 @@ fn build_route(route: &file::Route, default: Class, paths: &mut Paths, classes: 
     };
     let body = |selector: &Selector| selector.reads_body();
     let tests_body = route.when.iter().flatten().any(|test| body(&test.value.0));
-    let scopes_body = route.reads.iter().chain(&route.writes).flatten().any(|scope| scope.value.selectors().any(body));
-    let mut prepare =
-        |scopes: &Option<Scopes>| scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.prepare(paths)).collect());
-    let reads = prepare(&route.reads);
-    let writes = prepare(&route.writes);
+    let scopes_body = route.scopes().any(|scope| scope.value.selectors().any(body));
+    let mut prepare = |scopes: &Option<Scopes>, later: bool| {
+        let prepared = |scopes: &Scopes| {
+            let scopes = scopes.iter().filter(|scope| scope.value.reads_reply() == later);
+            scopes.map(|scope| scope.value.prepare(looks)).collect::<Vec<Template<Probe>>>()
+        };
+        scopes.as_ref().map(prepared)
+    };
+    let reads = prepare(&route.reads, false);
+    let writes = prepare(&route.writes, false);
+    let later = prepare(&route.writes, true).unwrap_or_default();
+    let pending = prepare(&route.pending, false);
     let when =
-        route.when.iter().map(|tests| tests.iter().map(|test| (Probe::new(test.value.0.clone(), paths), test.value.1.clone())).collect());
+        route.when.iter().map(|tests| tests.iter().map(|test| (Probe::new(test.value.0.clone(), looks), test.value.1.clone())).collect());
+    let when = when.collect();
+    let read_by = || route.reads.iter().flatten().flat_map(|scope| scope.value.selectors());
+    let answer = route.answer.as_ref();
+    let ignored = file.ignore_headers.iter().flatten().chain(answer.iter().flat_map(|answer| &answer.ignore_headers));
     Route {
         name: route.name.clone(),
         methods: route.methods.clone(),
         patterns: route.paths.clone(),
-        when: when.collect(),
+        when,
         body_over: route.body_over,
         class,
         long,
@@ -147,6 +165,11 @@ fn build_route(route: &file::Route, default: Class, paths: &mut Paths, classes: 
         stream: route.stream,
         reads,
         writes,
+        later,
+        pending,
+        key_body: answer.and_then(|answer| answer.key_body.as_deref()).map(|selectors| KeySelectors::new(selectors, read_by(), looks)),
+        noise: Noise::new(ignored, credentials(file).chain(read_by())),
+        only_if: reply::Tests::new(answer.map_or(&[][..], |answer| &answer.only_if)),
         answer: route.answer.clone(),
         tests_body,
         scopes_body,
@@ -164,26 +187,4 @@ fn resolve(name: &str, at: &At, classes: &Classes, mistakes: &Mistakes) -> Class
 /// `large` for `noop` and `sync`, else the class itself.
 fn long_of(class: Class, classes: &Classes) -> Class {
     if matches!(classes.name(class), "noop" | "sync") { classes.find("large").unwrap_or(class) } else { class }
-}
-
-/// A hash of all that decides what a request touches, what may be answered and what it is kept under; names, classes and costs are left out.
-fn meaning(file: &File) -> u64 {
-    let mut hasher = SipHasher13::new();
-    let mut add = |text: String| {
-        hasher.write(text.as_bytes());
-        hasher.write_u8(0xff);
-    };
-    let values = |selectors: &Option<Vec<Placed<Selector>>>| {
-        format!("{:?}", selectors.iter().flatten().map(|placed| &placed.value).collect::<Vec<_>>())
-    };
-    add(values(&file.credential));
-    add(format!("{:?} {:?} {:?} {:?}", file.prefix, file.denied, file.anonymous, file.ignore_headers));
-    for route in &file.routes {
-        let scopes =
-            |scopes: &Option<Scopes>| scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.value.to_string()).collect::<Vec<_>>());
-        let tests: Vec<Vec<_>> = route.when.iter().map(|tests| tests.iter().map(|test| &test.value).collect()).collect();
-        add(format!("{:?} {:?} {tests:?} {:?} {:?}", route.methods, route.paths, route.body_over, route.stream));
-        add(format!("{:?} {:?} {:?}", scopes(&route.reads), scopes(&route.writes), route.answer));
-    }
-    hasher.finish()
 }

@@ -9,7 +9,7 @@ use http::{Request, Uri, header::CONTENT_LENGTH, request::Parts};
 
 use super::{
     BodySeen, Profile, RouteId,
-    body::DECODED_MAX,
+    coding::DECODED_MAX,
     facts::Facts,
     file::{Example, File, Placed},
     path::Captures,
@@ -35,7 +35,7 @@ pub fn run(profile: &Profile, file: &File, own: usize, own_examples: usize, clas
             *shown = true;
         }
         let content = OnceCell::new();
-        let facts = Facts::new(&head, body, &content, &profile.paths, &profile.prefix);
+        let facts = Facts::new(&head, body, &content, &profile.looks, &profile.prefix);
         for (probe, shown) in profile.credential.iter().zip(&mut shown_credentials) {
             *shown |= facts.find(probe, &Captures::new()).values.iter().any(|value| value.text().is_some_and(|text| !text.is_empty()));
         }
@@ -102,6 +102,9 @@ fn compare(profile: &Profile, example: &Example, reading: &super::Reading, class
     for (what, expected, came) in [("reads", &example.reads, &reading.reads), ("writes", &example.writes, &reading.writes)] {
         let Some(Placed { value, at }) = expected else { continue };
         let mut came: Vec<String> = came.iter().map(Scope::to_string).collect();
+        if what == "writes" {
+            came.extend(reading.later.iter().flat_map(super::Later::shown));
+        }
         let mut wanted = value.clone();
         came.sort();
         wanted.sort();

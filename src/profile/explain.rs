@@ -4,7 +4,8 @@ use std::{cell::OnceCell, net::IpAddr};
 
 use http::request::Parts;
 
-use super::{BodySeen, Client, Profile, Reading, StreamKind, facts::Facts, truth::Truth};
+use super::{BodySeen, Client, KeyBody, Profile, Reading, StreamKind, facts::Facts, path::Captures, question::Secret, truth::Truth};
+use crate::model::{Effect, Scope};
 
 /// A route that was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +31,20 @@ pub struct Explanation {
     pub effect: &'static str,
     /// The scopes it reads.
     pub reads: Vec<String>,
-    /// The scopes it writes.
+    /// The scopes it writes, as far as the request names them.
     pub writes: Vec<String>,
+    /// The scopes it writes that only the reply completes, such as `doc:{reply.json.id}`.
+    pub later: Vec<String>,
+    /// What is not replayed while such a write runs: these scopes; none: nothing at all is.
+    pub pending: Option<Vec<String>>,
+    /// The credential selectors that found something. Never what they found.
+    pub credential: Vec<String>,
+    /// What of a poll's body is part of its question, in words; none if it is no poll.
+    pub question: Option<&'static str>,
+    /// What is asked of each reply before it is passed on: the tests of `denied` and of the route's `only_if`.
+    pub asked_of_reply: Vec<String>,
+    /// Whether replies are held until their bodies are read.
+    pub reply_held: bool,
     /// What may be stored of its reply; none if the route has no `answer`.
     pub answer: Option<String>,
     /// The kind of stream, as written in profiles.
@@ -62,7 +75,7 @@ fn word(truth: Truth) -> &'static str {
 /// Explains a request, as [`Profile::explain`] says.
 pub fn explain(profile: &Profile, head: &Parts, body: BodySeen<'_>, peer: IpAddr) -> Explanation {
     let content = OnceCell::new();
-    let facts = Facts::new(head, body, &content, &profile.paths, &profile.prefix);
+    let facts = Facts::new(head, body, &content, &profile.looks, &profile.prefix);
     let mut steps = Vec::new();
     for route in &profile.routes {
         let Some(captures) = route.fits(head, &facts) else { continue };
@@ -83,13 +96,34 @@ pub fn explain(profile: &Profile, head: &Parts, body: BodySeen<'_>, peer: IpAddr
             break;
         }
     }
+    let none = Captures::new();
+    let shows = |number_probe: &(usize, &super::Probe)| Secret::default().add(number_probe.0, &facts.find(number_probe.1, &none));
+    let credential = profile.credential.iter().enumerate().filter(shows).map(|(_, probe)| probe.selector.to_string()).collect();
     let reading = profile.read(head, body, peer);
+    let question = match body {
+        BodySeen::Whole(bytes) if reading.effect == Effect::Poll => Some(match profile.key_body(reading.route, head, bytes) {
+            KeyBody::Whole => "all of the body",
+            KeyBody::Values(_) => "of the body what `key_body` names",
+            KeyBody::Uncertain => "unanswerable: what `key_body` names is not certain in this body",
+        }),
+        _ => None,
+    };
+    let mut asked_of_reply: Vec<String> = profile.denied.shown().into_iter().map(|test| format!("denied if {test}")).collect();
+    asked_of_reply
+        .extend(profile.route(reading.route).iter().flat_map(|route| route.only_if.shown()).map(|test| format!("kept only if {test}")));
+    let text = |scopes: &[Scope]| scopes.iter().map(ToString::to_string).collect::<Vec<_>>();
     Explanation {
         route: profile.route_name(reading.route).to_owned(),
         client: reading.client.shown(),
         effect: reading.effect.label(),
-        reads: reading.reads.iter().map(ToString::to_string).collect(),
-        writes: reading.writes.iter().map(ToString::to_string).collect(),
+        reads: text(&reading.reads),
+        writes: text(&reading.writes),
+        later: reading.later.iter().flat_map(super::Later::shown).collect(),
+        pending: reading.later.as_ref().and_then(|later| later.pending()).map(text),
+        credential,
+        question,
+        asked_of_reply,
+        reply_held: profile.reads_reply_body(reading.route),
         answer: profile.answer(reading.route).map(ToString::to_string),
         stream: reading.stream.map(|stream| match stream {
             StreamKind::LongPoll => "longpoll",

@@ -4,41 +4,54 @@ use std::{borrow::Cow, cell::OnceCell};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
-    HeaderName,
+    HeaderMap, HeaderName,
     header::{AUTHORIZATION, COOKIE},
     request::Parts,
 };
 
 use super::{
     BodySeen,
-    body::{self, Content, Language},
+    body::{self, Language},
+    coding::{self, Content},
     json::{Gathered, Paths},
     path::{self, Captures, Target},
     selector::Selector,
     truth::{Found, Truth, Value},
 };
 
+/// What all selectors of a profile look for in a body, found in one pass of it.
+#[derive(Clone, Debug, Default)]
+pub struct Looks {
+    /// In JSON.
+    pub json: Paths,
+}
+
 /// A selector, ready to be looked up.
 #[derive(Clone, Debug)]
 pub struct Probe {
     /// What it looks for.
     pub selector: Selector,
-    /// For `json.`: its slot among the profile's paths. For JSON in a form's field: its slot in `inner`.
+    /// For `json.`: its slot among the profile's paths. For JSON in a field or header: its slot in `inner`.
     slot: usize,
     inner: Option<Paths>,
 }
 
 impl Probe {
-    /// Prepares a selector; a path into the body's JSON is added to `paths`.
+    /// Prepares a selector; what it looks for in a body is added to `looks`.
     #[must_use]
-    pub fn new(selector: Selector, paths: &mut Paths) -> Self {
+    pub fn new(selector: Selector, looks: &mut Looks) -> Self {
         let mut inner = None;
         let slot = match &selector {
-            Selector::Json(path) => paths.slot(path),
-            Selector::FormJson(_, path) => inner.get_or_insert_with(Paths::default).slot(path),
+            Selector::Json(path) => looks.json.slot(path),
+            Selector::FormJson(_, path) | Selector::HeaderJson(_, path) => inner.get_or_insert_with(Paths::default).slot(path),
             _ => 0,
         };
         Self { selector, slot, inner }
+    }
+
+    /// What stands in the JSON of a field or header.
+    fn inner<'t>(&self, text: &'t [u8]) -> Found<'t> {
+        self.inner.as_ref().map_or_else(Found::unread, |paths| paths.gather(text, true).found(self.slot).clone())
     }
 }
 
@@ -48,7 +61,7 @@ pub struct Facts<'a> {
     head: &'a Parts,
     seen: BodySeen<'a>,
     content: &'a OnceCell<Content<'a>>,
-    paths: &'a Paths,
+    looks: &'a Looks,
     prefix: &'a [String],
     gathered: OnceCell<Gathered<'a>>,
     /// Its path behind the profile's prefix; none if it can match no route.
@@ -58,13 +71,13 @@ pub struct Facts<'a> {
 impl<'a> Facts<'a> {
     /// The facts of a request; `content` takes the decoded body if something asks for it.
     #[must_use]
-    pub fn new(head: &'a Parts, seen: BodySeen<'a>, content: &'a OnceCell<Content<'a>>, paths: &'a Paths, prefix: &'a [String]) -> Self {
+    pub fn new(head: &'a Parts, seen: BodySeen<'a>, content: &'a OnceCell<Content<'a>>, looks: &'a Looks, prefix: &'a [String]) -> Self {
         let target = Target::parse(head.uri.path(), prefix);
-        Self { head, seen, content, paths, prefix, gathered: OnceCell::new(), target }
+        Self { head, seen, content, looks, prefix, gathered: OnceCell::new(), target }
     }
 
     fn content(&self) -> &'a Content<'a> {
-        self.content.get_or_init(|| body::decode(self.head, self.seen))
+        self.content.get_or_init(|| coding::decode(&self.head.headers, self.seen))
     }
 
     /// Whether the body was read and decoded to its end.
@@ -92,26 +105,32 @@ impl<'a> Facts<'a> {
                 None => Found::nothing(),
             },
             Selector::Query(name) => self.head.uri.query().map_or_else(Found::nothing, |query| body::form_values(query, name, true)),
-            Selector::Header(name) => self.headers(name, |text| Value::from_text(text.into())),
-            Selector::HeaderPath(name) => self.headers(name, |text| match Target::parse(path::of_url(text), self.prefix) {
-                Some(target) => Value::from_text(target.text().into()),
-                None => Value::Opaque,
-            }),
+            Selector::Header(name) => headers(&self.head.headers, name),
+            Selector::HeaderPath(name) => {
+                header_values(&self.head.headers, name, |text| match Target::parse(path::of_url(text), self.prefix) {
+                    Some(target) => Value::from_text(target.text().into()),
+                    None => Value::Opaque,
+                })
+            }
             Selector::Cookie(name) => self.cookies(name),
             Selector::BasicUser => self.basic_user(),
             Selector::Json(_) => return Cow::Borrowed(self.gathered.get_or_init(|| self.gather()).found(probe.slot)),
             Selector::Form(name) => self.form(|text, whole| body::form_values(text, name, whole)),
             Selector::FormJson(name, _) => self.form(|text, whole| form_json(text, name, probe, whole)),
-            Selector::HeaderJson(..) | Selector::Xml(_) | Selector::XmlRoot | Selector::ReplyJson(_) | Selector::ReplyHeader(_) => {
-                Found::unread()
-            }
+            Selector::HeaderJson(name, _) => self.header_json(name, probe),
+            Selector::Xml(_) | Selector::XmlRoot | Selector::ReplyJson(_) | Selector::ReplyHeader(_) => Found::unread(),
         };
         Cow::Owned(found)
     }
 
-    fn headers(&self, name: &HeaderName, read: impl Fn(&'a str) -> Value<'a>) -> Found<'a> {
-        let values = self.head.headers.get_all(name).iter();
-        Found { values: values.map(|value| value.to_str().map_or(Value::Opaque, &read)).collect(), ..Found::default() }
+    /// What stands in the JSON of a header. Two headers of the name, and one that is not ASCII, are unread.
+    fn header_json(&self, name: &HeaderName, probe: &Probe) -> Found<'a> {
+        let mut values = self.head.headers.get_all(name).iter();
+        match (values.next().map(http::HeaderValue::to_str), values.next()) {
+            (None, _) => Found::nothing(),
+            (Some(Ok(text)), None) => probe.inner(text.as_bytes()),
+            _ => Found::unread(),
+        }
     }
 
     fn cookies(&self, wanted: &str) -> Found<'a> {
@@ -145,14 +164,14 @@ impl<'a> Facts<'a> {
     /// the same. In a body that says it is something else, whether the app reads JSON is in doubt, so it is unread. An empty body holds nothing.
     fn gather(&self) -> Gathered<'a> {
         let (bytes, whole) = match self.content() {
-            Content::Whole(bytes) if bytes.is_empty() => return self.paths.nothing(false),
+            Content::Whole(bytes) if bytes.is_empty() => return self.looks.json.nothing(false),
             Content::Whole(bytes) => (bytes, true),
             Content::Prefix(bytes) => (bytes, false),
-            Content::Unread => return self.paths.nothing(true),
+            Content::Unread => return self.looks.json.nothing(true),
         };
         match Language::of(&self.head.headers) {
-            Language::Json | Language::Unsaid => self.paths.gather(bytes, whole),
-            Language::Form | Language::Other => self.paths.nothing(true),
+            Language::Json | Language::Unsaid => self.looks.json.gather(bytes, whole),
+            Language::Form | Language::Other => self.looks.json.nothing(true),
         }
     }
 
@@ -175,14 +194,26 @@ impl<'a> Facts<'a> {
     }
 }
 
+/// The values of a header.
+#[must_use]
+pub fn headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
+    header_values(headers, name, |text| Value::from_text(text.into()))
+}
+
+fn header_values<'a>(headers: &'a HeaderMap, name: &HeaderName, read: impl Fn(&'a str) -> Value<'a>) -> Found<'a> {
+    let values = headers.get_all(name).iter();
+    Found { values: values.map(|value| value.to_str().map_or(Value::Opaque, &read)).collect(), ..Found::default() }
+}
+
 /// What stands in the JSON of a form's field. A field that occurs twice, or that a prefix may have cut, is unread.
 fn form_json<'a>(text: &'a str, name: &str, probe: &Probe, whole: bool) -> Found<'a> {
-    let Some(paths) = probe.inner.as_ref().filter(|_| whole) else { return Found::unread() };
-    let Some(texts) = body::form_texts(text, name) else { return Found::unread() };
-    match texts.as_slice() {
-        [] => Found::nothing(),
-        [Cow::Borrowed(one)] => paths.gather(one.as_bytes(), true).found(probe.slot).clone(),
-        [Cow::Owned(one)] => paths.gather(one.as_bytes(), true).found(probe.slot).clone().into_owned(),
+    if !whole {
+        return Found::unread();
+    }
+    match body::form_texts(text, name).as_deref() {
+        Some([]) => Found::nothing(),
+        Some([Cow::Borrowed(one)]) => probe.inner(one.as_bytes()),
+        Some([Cow::Owned(one)]) => probe.inner(one.as_bytes()).into_owned(),
         _ => Found::unread(),
     }
 }

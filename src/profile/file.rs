@@ -100,8 +100,17 @@ pub struct Route {
     pub reads: Option<Scopes>,
     /// `writes`
     pub writes: Option<Scopes>,
+    /// `pending`
+    pub pending: Option<Scopes>,
     /// `answer`
     pub answer: Option<Answer>,
+}
+
+impl Route {
+    /// Every scope that it names.
+    pub fn scopes(&self) -> impl Iterator<Item = &Placed<Template<Selector>>> {
+        self.reads.iter().chain(&self.writes).chain(&self.pending).flatten()
+    }
 }
 
 /// One `[[example]]`.
@@ -296,13 +305,6 @@ fn read_route(table: &Table<'_>) -> Route {
     if name.is_none() {
         mistakes.error(table.at, "a route needs a name", "write name = \"what it is for\"");
     }
-    if table.node("pending").is_some() {
-        mistakes.error(
-            table.key_at("pending"),
-            "`pending` is not built yet",
-            "remove it: a write whose documents only the reply names then holds up every stored answer while it runs",
-        );
-    }
     let answer_node = table.node("answer");
     let route = Route {
         at: table.at.clone(),
@@ -318,6 +320,7 @@ fn read_route(table: &Table<'_>) -> Route {
             .choice("stream", &[("longpoll", StreamKind::LongPoll), ("sse", StreamKind::Events), ("websocket", StreamKind::WebSocket)]),
         reads: templates(table, "reads", false),
         writes: templates(table, "writes", true),
+        pending: templates(table, "pending", false),
         answer: answer_node.and_then(|_| table.table("answer")).map(|answer| Answer::read(&answer)),
     };
     table.finish();
@@ -328,6 +331,13 @@ fn read_route(table: &Table<'_>) -> Route {
 
 fn check_effects(route: &Route, table: &Table<'_>) {
     let mistakes = table.mistakes;
+    if route.pending.is_some() && !route.writes.iter().flatten().any(|scope| scope.value.reads_reply()) {
+        mistakes.error(
+            table.key_at("pending"),
+            "`pending` is for a write whose documents only its reply names",
+            "remove it, or write writes = [\"doc:{reply.json.id}\"]",
+        );
+    }
     if route.answer.is_none() {
         return;
     }
@@ -355,7 +365,7 @@ fn check_captures(route: &Route, mistakes: &Mistakes) {
     for test in route.when.iter().flatten() {
         check(&test.value.0, &test.at);
     }
-    for scope in route.reads.iter().chain(&route.writes).flatten() {
+    for scope in route.scopes() {
         scope.value.selectors().for_each(|selector| check(selector, &scope.at));
     }
 }
@@ -407,8 +417,8 @@ fn templates(table: &Table<'_>, key: &str, reply: bool) -> Option<Scopes> {
     let mut templates = Vec::new();
     for (text, at) in table.texts(key)? {
         match Template::parse(text) {
-            Ok(template) if !reply && template.selectors().any(Selector::reads_reply) => {
-                table.mistakes.error(at, "what a request reads is known before its reply", "name it by the request");
+            Ok(template) if !reply && template.reads_reply() => {
+                table.mistakes.error(at, format!("`{}` is known before there is a reply", table.name_of(key)), "name it by the request");
             }
             Ok(template) => templates.push(Placed { value: template, at: at.clone() }),
             Err(instead) => table.mistakes.error(at, format!("`{}` cannot be \"{text}\"", table.name_of(key)), instead),

@@ -5,9 +5,10 @@
 //! after the document; a document that is malformed anywhere. In a prefix, a value or element that stands whole is found; everything else stays
 //! open. The parser is `serde_json`'s; it recurses along the selectors' paths only, so the depth of a document costs no stack.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, ops::Range};
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use super::{
@@ -82,13 +83,25 @@ impl Node {
 impl Paths {
     /// The slot of a path, added if it is new.
     pub fn slot(&mut self, path: &JsonPath) -> usize {
-        if let Some(slot) = self.list.iter().position(|known| known == path) {
+        if let Some(slot) = self.slot_of(path) {
             return slot;
         }
         let slot = self.list.len();
         self.list.push(path.clone());
         self.root.insert(&path.0, slot);
         slot
+    }
+
+    /// The slot of a path that was added.
+    #[must_use]
+    pub fn slot_of(&self, path: &JsonPath) -> Option<usize> {
+        self.list.iter().position(|known| known == path)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
     }
 
     /// What all paths find where there is no JSON: nothing for certain, or, if `open`, nothing that was read.
@@ -350,6 +363,81 @@ impl<'de> Visitor<'de> for KeyOf<'_, '_, 'de> {
             self.gathered.push(&self.node.names, &Value::from_text(Cow::Owned(key.to_owned())));
         }
         Ok(self.judge(key))
+    }
+}
+
+/// Where the value of a path stands in a whole body, strictly parsed: none if it is not there, occurs twice, is one of several that the path
+/// names, or if the body is malformed anywhere.
+#[must_use]
+pub fn json_value_range(body: &[u8], path: &JsonPath) -> Option<Range<usize>> {
+    let mut paths = Paths::default();
+    let slot = paths.slot(path);
+    let gathered = paths.gather(body, true);
+    let found = gathered.found(slot);
+    if found.open || found.values.len() != 1 || path.names_several() {
+        return None;
+    }
+    let mut parser = serde_json::Deserializer::from_slice(body);
+    let text = Locate(&path.0).deserialize(&mut parser).ok()??;
+    let start = (text.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+    let range = start..start.checked_add(text.len())?;
+    (range.end <= body.len()).then_some(range)
+}
+
+/// Finds the text of the one value that the steps lead to.
+struct Locate<'p>(&'p [JsonStep]);
+
+impl<'de> DeserializeSeed<'de> for Locate<'_> {
+    type Value = Option<&'de str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        if self.0.is_empty() {
+            return <&RawValue>::deserialize(deserializer).map(|raw| Some(raw.get()));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Locate<'_> {
+    type Value = Option<&'de str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array or object")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let (wanted, rest) = match self.0.split_first() {
+            Some((JsonStep::Index(wanted), rest)) => (Some(*wanted), rest),
+            _ => (None, &[][..]),
+        };
+        let mut found = None;
+        for index in 0.. {
+            if Some(index) == wanted {
+                match list.next_element_seed(Locate(rest))? {
+                    Some(text) => found = text,
+                    None => break,
+                }
+            } else if list.next_element::<IgnoredAny>()?.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (wanted, rest) = match self.0.split_first() {
+            Some((JsonStep::Key(wanted), rest)) => (Some(wanted.as_str()), rest),
+            _ => (None, &[][..]),
+        };
+        let mut found = None;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if Some(&*key) == wanted {
+                found = map.next_value_seed(Locate(rest))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -16,13 +16,17 @@
 mod answer;
 mod body;
 mod check;
+mod coding;
 mod compile;
 mod example;
 mod explain;
 mod facts;
 mod file;
 mod json;
+mod meaning;
 mod path;
+mod question;
+mod reply;
 mod scope;
 mod selector;
 mod truth;
@@ -30,18 +34,18 @@ mod truth;
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, HeaderName, Method, StatusCode,
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
 
 use self::{
-    body::Content,
-    facts::{Facts, Probe},
+    coding::Content,
+    facts::{Facts, Looks, Probe},
     file::Shape,
-    json::Paths,
     path::{Captures, Pattern},
-    scope::Template,
+    question::{KeySelectors, Noise},
+    scope::{Shown, Template},
 };
 use crate::{
     model::{Class, Classes, Effect, Refusal, Scope},
@@ -51,8 +55,12 @@ use crate::{
 pub use self::{
     answer::{Answer, AnswerMode, Now},
     explain::{Explanation, Step},
+    json::json_value_range,
+    path::normalise,
+    question::{KeyBody, Secret},
+    reply::{Later, Reply},
     selector::{JsonPath, JsonStep, Selector},
-    truth::{Found, Test, Truth, Value},
+    truth::{Found, Test, Truth, Value, glob},
 };
 
 /// The most scopes that a request may write; with more it writes everything.
@@ -68,21 +76,22 @@ pub struct Profile {
     pub name: String,
     /// May answers to requests without any credential be stored?
     pub anonymous: bool,
-    /// Headers that are never part of a question, beside the built-in list; `*` stands for any characters.
-    pub ignore_headers: Vec<String>,
     prefix: Vec<String>,
     credential: Vec<Probe>,
     client: Vec<Probe>,
-    denied: Vec<(Selector, Test)>,
+    denied: reply::Tests,
+    noise: Noise,
     unmatched: Class,
     unmatched_long: Class,
     failure: Option<Shape>,
     reject: Option<Shape>,
     routes: Vec<Route>,
-    paths: Paths,
+    looks: Looks,
     /// Whether the credential or the client stands in the body.
     who_in_body: bool,
     meaning: u64,
+    /// One number for each route, and one for requests that none takes.
+    meanings: Vec<u64>,
 }
 
 /// A compiled route.
@@ -98,7 +107,14 @@ struct Route {
     cost: Cost,
     stream: Option<StreamKind>,
     reads: Option<Vec<Template<Probe>>>,
+    /// Those that the request names.
     writes: Option<Vec<Template<Probe>>>,
+    /// Those that only the reply names.
+    later: Vec<Template<Probe>>,
+    pending: Option<Vec<Template<Probe>>>,
+    key_body: Option<KeySelectors>,
+    noise: Noise,
+    only_if: reply::Tests,
     answer: Option<Answer>,
     /// Whether a test looks into the body.
     tests_body: bool,
@@ -141,6 +157,18 @@ impl Route {
         }
         truth = truth.and(any);
         truth
+    }
+
+    /// What it writes: as the request names it, and what only the reply will name. Everything, if what the request shows of the latter is not
+    /// certain.
+    fn writes(&self, shown: Shown<'_, '_, '_>) -> (Vec<Scope>, Option<Later>) {
+        let named = scope::scopes(self.writes.as_deref().unwrap_or_default(), shown, WRITES_MAX);
+        if self.later.is_empty() || named.contains(&Scope::All) {
+            return (named, None);
+        }
+        let Some(filled) = scope::fill(&self.later, shown, WRITES_MAX) else { return (vec![Scope::All], None) };
+        let pending = self.pending.as_ref().map(|templates| scope::scopes(templates, shown, WRITES_MAX));
+        (named, Some(Later::new(filled, pending, shown.prefix)))
     }
 }
 
@@ -227,11 +255,15 @@ pub struct Reading {
     pub client: Client,
     /// Whether a credential was found.
     pub credential: bool,
+    /// The credential, of all selectors that found one.
+    pub secret: Secret,
     /// What it reads.
     pub reads: Vec<Scope>,
-    /// What it writes.
+    /// What it writes, as far as the request itself names it.
     pub writes: Vec<Scope>,
-    /// `Write` if `writes` is not empty, `Poll` if the route has `answer` and nothing was unknown, `Read`, or `None`.
+    /// The documents that it writes and that only its reply names.
+    pub later: Option<Later>,
+    /// `Write` if `writes` is not empty or there is `later`, `Poll` if the route has `answer` and nothing was unknown, `Read`, or `None`.
     pub effect: Effect,
     /// Whether it is open-ended.
     pub stream: Option<StreamKind>,
@@ -269,7 +301,7 @@ impl Profile {
             return true;
         }
         let content = OnceCell::from(Content::Unread);
-        let facts = Facts::new(head, BodySeen::Unread, &content, &self.paths, &self.prefix);
+        let facts = Facts::new(head, BodySeen::Unread, &content, &self.looks, &self.prefix);
         for route in &self.routes {
             if route.fits(head, &facts).is_some() {
                 if route.tests_body || route.scopes_body {
@@ -287,8 +319,9 @@ impl Profile {
     #[must_use]
     pub fn read(&self, head: &Parts, body: BodySeen<'_>, peer: IpAddr) -> Reading {
         let content = OnceCell::new();
-        let facts = Facts::new(head, body, &content, &self.paths, &self.prefix);
-        let (client, credential) = self.who(&facts, peer);
+        let facts = Facts::new(head, body, &content, &self.looks, &self.prefix);
+        let (client, secret) = self.who(&facts, peer);
+        let credential = !secret.is_empty();
         let Some(choice) = self.choose(head, &facts) else {
             let writes = if head.method.is_safe() && !upgrades(head) { Vec::new() } else { vec![Scope::All] };
             return Reading {
@@ -298,7 +331,9 @@ impl Profile {
                 cost: Cost::App,
                 client,
                 credential,
+                secret,
                 reads: Vec::new(),
+                later: None,
                 effect: if writes.is_empty() { Effect::None } else { Effect::Write },
                 writes,
                 stream: None,
@@ -306,22 +341,20 @@ impl Profile {
             };
         };
         let route = choice.route;
-        let scopes = |templates: &Option<Vec<Template<Probe>>>, max| {
-            templates.as_ref().map(|templates| scope::scopes(templates, &facts, &choice.captures, &self.prefix, max))
-        };
-        let reads = scopes(&route.reads, READS_MAX);
+        let shown = Shown { facts: &facts, captures: &choice.captures, prefix: &self.prefix };
+        let reads = route.reads.as_ref().map(|templates| scope::scopes(templates, shown, READS_MAX));
         let unknown = choice.unknown || ((choice.looked || route.scopes_body) && !facts.whole());
         let undeclared = upgrades(head) && route.stream != Some(StreamKind::WebSocket);
-        let writes = if unknown || undeclared {
-            vec![Scope::All]
+        let (writes, later) = if unknown || undeclared {
+            (vec![Scope::All], None)
+        } else if route.writes.is_some() {
+            route.writes(shown)
         } else {
-            scopes(&route.writes, WRITES_MAX).unwrap_or_else(|| {
-                let silent = reads.is_some() || (head.method.is_safe() && route.stream != Some(StreamKind::WebSocket));
-                if silent { Vec::new() } else { vec![Scope::All] }
-            })
+            let silent = reads.is_some() || (head.method.is_safe() && route.stream != Some(StreamKind::WebSocket));
+            (if silent { Vec::new() } else { vec![Scope::All] }, None)
         };
         let reads = reads.unwrap_or_default();
-        let effect = if !writes.is_empty() {
+        let effect = if !writes.is_empty() || later.is_some() {
             Effect::Write
         } else if route.answer.is_some() && matches!(body, BodySeen::Whole(_)) {
             Effect::Poll
@@ -337,8 +370,10 @@ impl Profile {
             cost: route.cost,
             client,
             credential,
+            secret,
             reads,
             writes,
+            later,
             effect,
             stream: route.stream,
             unknown,
@@ -359,11 +394,10 @@ impl Profile {
         None
     }
 
-    /// Who sends it, and whether it shows a credential. The first selector that finds something names the client; all its values count.
-    fn who(&self, facts: &Facts<'_>, peer: IpAddr) -> (Client, bool) {
+    /// Who sends it, and the credential that it shows. The first selector that finds something names the client; all its values count.
+    fn who(&self, facts: &Facts<'_>, peer: IpAddr) -> (Client, Secret) {
         let none = Captures::new();
-        let name = |probe: &Probe| {
-            let found = facts.find(probe, &none);
+        let name = |found: &Found<'_>| {
             let mut name = String::new();
             for text in found.values.iter().filter_map(truth::Value::text).filter(|text| !text.is_empty()) {
                 if !name.is_empty() {
@@ -373,13 +407,16 @@ impl Profile {
             }
             (!name.is_empty()).then_some(name)
         };
-        let credential = self.credential.iter().find_map(name);
-        let shown = credential.is_some();
-        let client = match self.client.iter().find_map(name) {
-            Some(name) => Client::Named { name, secret: false },
-            None => credential.map_or_else(|| Client::Address(network(peer)), |name| Client::Named { name, secret: true }),
-        };
-        (client, shown)
+        let mut client =
+            self.client.iter().find_map(|probe| name(&facts.find(probe, &none))).map(|name| Client::Named { name, secret: false });
+        let mut secret = Secret::default();
+        for (number, probe) in self.credential.iter().enumerate() {
+            let found = facts.find(probe, &none);
+            if secret.add(number, &found) && client.is_none() {
+                client = name(&found).map(|name| Client::Named { name, secret: true });
+            }
+        }
+        (client.unwrap_or_else(|| Client::Address(network(peer))), secret)
     }
 
     /// How the request was read, for `tidegate explain`: every test that was asked, and what the route says as text.
@@ -391,7 +428,7 @@ impl Profile {
     /// A route's name, `unmatched` where none matched.
     #[must_use]
     pub fn route_name(&self, route: RouteId) -> &str {
-        self.routes.get(usize::from(route.0)).map_or("unmatched", |route| &route.name)
+        self.route(route).map_or("unmatched", |route| &route.name)
     }
 
     /// How many routes there are.
@@ -403,13 +440,51 @@ impl Profile {
     /// What of a route's replies may be stored; none for a route without `answer`.
     #[must_use]
     pub fn answer(&self, route: RouteId) -> Option<&Answer> {
-        self.routes.get(usize::from(route.0))?.answer.as_ref()
+        self.route(route)?.answer.as_ref()
     }
 
-    /// Replies that refuse a credential, beside 401 and 403: any of these tests holds.
+    fn route(&self, route: RouteId) -> Option<&Route> {
+        self.routes.get(usize::from(route.0))
+    }
+
+    /// Whether something looks into the bodies of this route's replies: they must then be held until they are read.
     #[must_use]
-    pub fn denied(&self) -> &[(Selector, Test)] {
-        &self.denied
+    pub fn reads_reply_body(&self, route: RouteId) -> bool {
+        let looks = |route: &Route| {
+            let mut later = route.later.iter().flat_map(Template::selectors);
+            route.only_if.read_body() || later.any(|probe| matches!(probe.selector, Selector::ReplyJson(_)))
+        };
+        self.denied.read_body() || self.route(route).is_some_and(looks)
+    }
+
+    /// Whether a reply refuses a credential: 401, 403, or one of the tests in `denied` certainly holds.
+    #[must_use]
+    pub fn is_denied(&self, reply: &Reply<'_>) -> bool {
+        matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || self.denied.any(reply)
+    }
+
+    /// Whether every test in the route's `only_if` certainly holds; true if it has none. What else keeps a reply from being stored, such as its
+    /// status, is not asked here.
+    #[must_use]
+    pub fn may_keep(&self, route: RouteId, reply: &Reply<'_>) -> bool {
+        self.route(route).is_none_or(|route| route.only_if.all(reply))
+    }
+
+    /// Whether a request's header is never part of its question: the built-in list, and `ignore_headers` of the profile and of the route's
+    /// `answer`. A header in which a credential or a document is found never is noise. Headers that `Connection` names are the caller's
+    /// business. Asked for every header of every poll: allocates nothing.
+    #[must_use]
+    pub fn is_noise(&self, route: RouteId, header: &HeaderName) -> bool {
+        self.route(route).map_or(&self.noise, |route| &route.noise).holds(header)
+    }
+
+    /// What of a poll's whole body is part of its question.
+    #[must_use]
+    pub fn key_body(&self, route: RouteId, head: &Parts, body: &[u8]) -> KeyBody {
+        match self.route(route).and_then(|route| route.key_body.as_ref()) {
+            None => KeyBody::Whole,
+            Some(selectors) => selectors.find(&self.credential, head, body, &self.looks, &self.prefix),
+        }
     }
 
     /// The classes that its routes use, for the check that a `[class.X]` of a new name is used.
@@ -427,6 +502,14 @@ impl Profile {
     #[must_use]
     pub fn meaning(&self) -> u64 {
         self.meaning
+    }
+
+    /// A number for all that decides how a request that takes this route is read: prefix, credential, client, `denied`, noise, `unmatched` and
+    /// every route up to it, with what they touch and answer; of one that no route takes, all routes. Where two profiles of one process have
+    /// the same number, both read such a request alike. Classes and names of routes are left out.
+    #[must_use]
+    pub fn meaning_up_to(&self, route: RouteId) -> u64 {
+        self.meanings.get(usize::from(route.0)).or(self.meanings.last()).copied().unwrap_or(self.meaning)
     }
 
     /// A refusal in the profile's shape; `None` where it has none (the caller then answers with problem JSON). `class` and `id` must be words that

@@ -3,10 +3,11 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::{
-    facts::{Facts, Probe},
-    json::Paths,
+    facts::{Facts, Looks, Probe},
     path::{self, Captures, Target},
+    reply::Filled,
     selector::Selector,
+    truth::Found,
 };
 use crate::model::Scope;
 
@@ -28,6 +29,26 @@ pub enum Template<S> {
     Plain(Vec<Piece<S>>),
     /// `tree:text{selector}...`
     Tree(Vec<Piece<S>>),
+}
+
+impl<S> Template<S> {
+    /// Its pieces, and whether it is a tree; none for everything.
+    fn pieces(&self) -> Option<(&[Piece<S>], bool)> {
+        match self {
+            Self::All => None,
+            Self::Plain(pieces) => Some((pieces, false)),
+            Self::Tree(pieces) => Some((pieces, true)),
+        }
+    }
+
+    /// Its selectors.
+    pub fn selectors(&self) -> impl Iterator<Item = &S> {
+        let pieces = self.pieces().map_or(&[][..], |(pieces, _)| pieces);
+        pieces.iter().filter_map(|piece| match piece {
+            Piece::Select(selector) => Some(selector),
+            Piece::Literal(_) => None,
+        })
+    }
 }
 
 impl Template<Selector> {
@@ -78,13 +99,13 @@ impl Template<Selector> {
 
     /// The same with its selectors ready to be looked up.
     #[must_use]
-    pub fn prepare(&self, paths: &mut Paths) -> Template<Probe> {
+    pub fn prepare(&self, looks: &mut Looks) -> Template<Probe> {
         let mut prepare = |pieces: &[Piece<Selector>]| {
             pieces
                 .iter()
                 .map(|piece| match piece {
                     Piece::Literal(text) => Piece::Literal(text.clone()),
-                    Piece::Select(selector) => Piece::Select(Probe::new(selector.clone(), paths)),
+                    Piece::Select(selector) => Piece::Select(Probe::new(selector.clone(), looks)),
                 })
                 .collect()
         };
@@ -95,16 +116,10 @@ impl Template<Selector> {
         }
     }
 
-    /// Its selectors.
-    pub fn selectors(&self) -> impl Iterator<Item = &Selector> {
-        let pieces = match self {
-            Self::All => &[][..],
-            Self::Plain(pieces) | Self::Tree(pieces) => pieces,
-        };
-        pieces.iter().filter_map(|piece| match piece {
-            Piece::Select(selector) => Some(selector),
-            Piece::Literal(_) => None,
-        })
+    /// Whether only the reply completes it.
+    #[must_use]
+    pub fn reads_reply(&self) -> bool {
+        self.selectors().any(Selector::reads_reply)
     }
 
     /// What stands before the colon; `*` for everything.
@@ -141,80 +156,151 @@ impl fmt::Display for Template<Selector> {
     }
 }
 
+/// A part of a scope that waits for the reply.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Part {
+    /// What stands there already; one of these in each scope.
+    Texts(Vec<String>),
+    /// What the reply says.
+    Reply(Selector),
+}
+
+/// The request that scopes are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'r, 'f, 'c> {
+    /// What it shows.
+    pub facts: &'r Facts<'f>,
+    /// What the names in its path matched.
+    pub captures: &'r Captures<'c>,
+    /// The profile's prefix.
+    pub prefix: &'r [String],
+}
+
 /// The scopes that these templates make of a request, each once. Everything, if a selector finds nothing, finds what has no text, finds it
 /// for some elements only, or may find more; and if there are more than `max`.
 #[must_use]
-pub fn scopes(templates: &[Template<Probe>], facts: &Facts<'_>, captures: &Captures<'_>, prefix: &[String], max: usize) -> Vec<Scope> {
-    let mut scopes: Vec<Scope> = Vec::with_capacity(templates.len());
+pub fn scopes(templates: &[Template<Probe>], shown: Shown<'_, '_, '_>, max: usize) -> Vec<Scope> {
+    let mut list: Vec<Scope> = Vec::with_capacity(templates.len());
     for template in templates {
-        let (pieces, tree) = match template {
-            Template::All => return vec![Scope::All],
-            Template::Plain(pieces) => (pieces, false),
-            Template::Tree(pieces) => (pieces, true),
-        };
-        let Some(texts) = texts(pieces, facts, captures, tree.then_some(prefix), max) else { return vec![Scope::All] };
-        for text in texts {
-            let scope = if tree {
-                let Some(name) = path::normalise(&text) else { return vec![Scope::All] };
-                Scope::Tree(Arc::from(name))
-            } else {
-                Scope::Plain(Arc::from(text))
-            };
-            if !scopes.contains(&scope) {
-                scopes.push(scope);
-            }
-        }
-        if scopes.len() > max {
+        if add(template, shown, max, &mut list).is_none() {
             return vec![Scope::All];
         }
     }
-    scopes
+    list
 }
 
-/// Every text that the pieces make; none if it is not certain that these are all, or if there are more than `max`. `tree` is the prefix to
-/// take off where the text is that of a tree.
-fn texts(pieces: &[Piece<Probe>], facts: &Facts<'_>, captures: &Captures<'_>, tree: Option<&[String]>, max: usize) -> Option<Vec<String>> {
+/// Adds the scopes of one template; none if that is everything.
+fn add(template: &Template<Probe>, shown: Shown<'_, '_, '_>, max: usize, list: &mut Vec<Scope>) -> Option<()> {
+    let (pieces, tree) = template.pieces()?;
     let mut texts = vec![String::new()];
-    for piece in pieces {
+    for (index, piece) in pieces.iter().enumerate() {
         match piece {
             Piece::Literal(literal) => texts.iter_mut().for_each(|text| text.push_str(literal)),
             Piece::Select(probe) => {
-                let found = facts.find(probe, captures);
-                if found.open || found.gap || found.values.is_empty() {
-                    return None;
-                }
-                let mut values: Vec<Cow<'_, str>> = Vec::with_capacity(found.values.len());
-                for value in &found.values {
-                    let text = value.text()?;
-                    let text = match tree {
-                        Some(prefix) => Cow::Owned(tree_value(&probe.selector, &text, prefix)?),
-                        None => text,
-                    };
-                    if !values.contains(&text) {
-                        values.push(text);
-                    }
-                    if values.len() > max {
-                        return None;
-                    }
-                }
-                if texts.len() * values.len() > max {
-                    return None;
-                }
-                texts = texts.iter().flat_map(|text| values.iter().map(move |value| format!("{text}{value}"))).collect();
+                let found = shown.facts.find(probe, shown.captures);
+                let values = values(&probe.selector, &found, tree.then_some((shown.prefix, index == 0)), max)?;
+                texts = cross(&texts, &values, max)?;
             }
         }
     }
-    Some(texts)
+    push(texts, tree, max, list)
+}
+
+/// The same templates with what the request shows filled in and what the reply says left open; none if what the request shows is not certain.
+#[must_use]
+pub fn fill(templates: &[Template<Probe>], shown: Shown<'_, '_, '_>, max: usize) -> Option<Vec<Filled>> {
+    let fill = |template: &Template<Probe>| {
+        let (pieces, tree) = template.pieces()?;
+        let part = |(index, piece): (usize, &Piece<Probe>)| match piece {
+            Piece::Literal(literal) => Some(Part::Texts(vec![literal.clone()])),
+            Piece::Select(probe) if probe.selector.reads_reply() => Some(Part::Reply(probe.selector.clone())),
+            Piece::Select(probe) => {
+                let found = shown.facts.find(probe, shown.captures);
+                let values = values(&probe.selector, &found, tree.then_some((shown.prefix, index == 0)), max)?;
+                Some(Part::Texts(values.into_iter().map(Cow::into_owned).collect()))
+            }
+        };
+        let parts = pieces.iter().enumerate().map(part).collect::<Option<_>>()?;
+        Some(Filled { tree, parts })
+    };
+    templates.iter().map(fill).collect()
+}
+
+/// Adds the scopes that a reply completes, as `find` reads it; none if that is not certain.
+pub fn complete(
+    filled: &Filled,
+    find: &dyn Fn(&Selector) -> Option<Found<'static>>,
+    prefix: &[String],
+    max: usize,
+    list: &mut Vec<Scope>,
+) -> Option<()> {
+    let mut texts = vec![String::new()];
+    for (index, part) in filled.parts.iter().enumerate() {
+        match part {
+            Part::Texts(values) => texts = cross(&texts, values, max)?,
+            Part::Reply(selector) => {
+                let found = find(selector)?;
+                let values = values(selector, &found, filled.tree.then_some((prefix, index == 0)), max)?;
+                texts = cross(&texts, &values, max)?;
+            }
+        }
+    }
+    push(texts, filled.tree, max, list)
+}
+
+/// The texts of what a selector found, each once; none if it is not certain that these are all, or if there are more than `max`. `tree` is
+/// the prefix to take off where they stand in a tree, and whether the tree begins with them.
+fn values<'f>(selector: &Selector, found: &'f Found<'_>, tree: Option<(&[String], bool)>, max: usize) -> Option<Vec<Cow<'f, str>>> {
+    if found.open || found.gap || found.values.is_empty() {
+        return None;
+    }
+    let mut values: Vec<Cow<'f, str>> = Vec::with_capacity(found.values.len());
+    for value in &found.values {
+        let text = value.text()?;
+        let text = match tree {
+            Some((prefix, first)) => Cow::Owned(tree_value(selector, &text, prefix, first)?),
+            None => text,
+        };
+        if !values.contains(&text) {
+            values.push(text);
+        }
+        if values.len() > max {
+            return None;
+        }
+    }
+    Some(values)
+}
+
+/// Each text with each value behind it; none if there are more than `max`.
+fn cross<V: AsRef<str>>(texts: &[String], values: &[V], max: usize) -> Option<Vec<String>> {
+    if texts.len() * values.len() > max {
+        return None;
+    }
+    Some(texts.iter().flat_map(|text| values.iter().map(move |value| format!("{text}{}", value.as_ref()))).collect())
+}
+
+/// Adds the scopes of these texts, each once; none if one is in doubt, or if there are more than `max`.
+fn push(texts: Vec<String>, tree: bool, max: usize, list: &mut Vec<Scope>) -> Option<()> {
+    for text in texts {
+        let scope = if tree { Scope::Tree(Arc::from(path::normalise(&text)?)) } else { Scope::Plain(Arc::from(text)) };
+        if !list.contains(&scope) {
+            list.push(scope);
+        }
+    }
+    (list.len() <= max).then_some(())
 }
 
 /// A value as it stands in the path of a tree, which is decoded afterwards: what was taken from the request's own path is decoded already; any
-/// other is read as a URL's path, and the prefix is taken off.
-fn tree_value(selector: &Selector, text: &str, prefix: &[String]) -> Option<String> {
+/// other is read as a URL's path, and the prefix is taken off. A tree that begins with a relative path is in doubt: relative to what?
+fn tree_value(selector: &Selector, text: &str, prefix: &[String], first: bool) -> Option<String> {
     if matches!(selector, Selector::Path | Selector::Capture(_) | Selector::HeaderPath(_)) {
         return Some(text.replace('%', "%25"));
     }
     let path = path::of_url(text);
-    if prefix.is_empty() || !path.starts_with('/') {
+    if !path.starts_with('/') {
+        return (!first).then(|| path.to_owned());
+    }
+    if prefix.is_empty() {
         return Some(path.to_owned());
     }
     let name = path::normalise(path)?;

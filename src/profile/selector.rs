@@ -67,6 +67,14 @@ impl JsonPath {
     }
 }
 
+impl JsonPath {
+    /// Whether it can name several values.
+    #[must_use]
+    pub fn names_several(&self) -> bool {
+        self.0.iter().any(|step| matches!(step, JsonStep::Each | JsonStep::Keys))
+    }
+}
+
 impl fmt::Display for JsonPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, step) in self.0.iter().enumerate() {
@@ -181,10 +189,13 @@ impl Selector {
         }
     }
 
-    /// Whether it is one that this version accepts but does not read: unknown in a test, `"*"` in a scope.
+    /// The header that it reads in a request.
     #[must_use]
-    pub fn left(&self) -> bool {
-        self.reads_reply() || matches!(self, Self::Xml(_) | Self::XmlRoot | Self::HeaderJson(..))
+    pub fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Header(name) | Self::HeaderPath(name) | Self::HeaderJson(name, _) => Some(name),
+            _ => None,
+        }
     }
 }
 

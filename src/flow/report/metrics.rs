@@ -1,6 +1,9 @@
 //! Every metric, declared once. Labels are classes, outcomes, rules, failures, states, and the profile's route names: never data of a client.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -10,11 +13,15 @@ use prometheus::{
     core::{Collector, GenericCounter},
 };
 
-use super::{ConfigScrape, Scrape, exchange::Exchange};
+use super::{
+    ConfigScrape, Counts, Scrape,
+    exchange::Exchange,
+    fresh::{Again, Asked, ENDS, Invalidation, PollEnd, RoutePolls},
+};
 use crate::{
-    config::Settings,
-    flow::origin::FailureKind,
-    model::{CLASSES_MAX, Class, Outcome, Rule},
+    config::{Settings, settings::FreshMode},
+    flow::fresh::view::View,
+    model::{CLASSES_MAX, Class, FailureKind, Outcome, Rule},
 };
 
 /// The buckets of everything that is waited for, in seconds.
@@ -22,6 +29,9 @@ pub const SECONDS_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 /// The label of what was never classed.
 pub const NO_CLASS: &str = "none";
+
+/// Whether a local answer would have been right.
+const VERIFIED: [&str; 3] = ["right", "wrong", "unjudged"];
 
 /// All metrics in their own registry.
 #[derive(Debug)]
@@ -50,6 +60,11 @@ struct Families {
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     everything_writes: IntCounterVec,
+    polls: IntCounterVec,
+    invalidations: IntCounterVec,
+    asked_again: IntCounterVec,
+    mismatches: IntCounterVec,
+    verified: IntCounterVec,
 }
 
 /// The resolved series of every class; what was never classed stands last.
@@ -58,6 +73,9 @@ struct Handles {
     classes: Vec<Option<Arc<PerClass>>>,
     none: Arc<PerClass>,
     failures: [IntCounter; FailureKind::ALL.len()],
+    invalidations: [IntCounter; Invalidation::ALL.len()],
+    asked_again: [[IntCounter; Again::ALL.len()]; Asked::ALL.len()],
+    mode: FreshMode,
 }
 
 impl Handles {
@@ -83,6 +101,18 @@ struct PerClass {
     database_queries: IntCounter,
     request_bytes: IntCounter,
     response_bytes: IntCounter,
+    /// By [`PollEnd::index`], each resolved when it first happens: most never do.
+    polls: [OnceLock<IntCounter>; ENDS],
+}
+
+/// Local answers.
+#[derive(Debug)]
+struct FreshGauges {
+    mode: IntGaugeVec,
+    counts: [IntGauge; 7],
+    evicted: IntCounter,
+    questions: IntGaugeVec,
+    doubt: Gauge,
 }
 
 /// What is read when somebody asks. Behind one lock, so that two scrapes do not mix.
@@ -106,6 +136,7 @@ struct Gauges {
     documents: IntGauge,
     documents_dear: IntGauge,
     log_lines_dropped: IntCounter,
+    fresh: FreshGauges,
     reload_success: IntGauge,
     reloads: IntCounterVec,
     config_age: Gauge,
@@ -135,10 +166,39 @@ impl Metrics {
             }
         }
         self.handles.store(Arc::new(self.families.resolve(settings, &before.classes)));
-        let known: Vec<String> = label_values(&self.families.everything_writes, "route");
-        for route in known.iter().filter(|route| !routes.contains(*route)) {
-            let _ = self.families.everything_writes.remove_label_values(&[route]);
+        let families = &self.families;
+        for family in [&families.everything_writes, &families.mismatches] {
+            for route in label_values(family, "route").iter().filter(|route| !routes.contains(*route)) {
+                let _ = family.remove_label_values(&[route]);
+            }
         }
+        for route in label_values(&families.verified, "route").iter().filter(|route| !routes.contains(*route)) {
+            for result in VERIFIED {
+                let _ = families.verified.remove_label_values(&[route, result]);
+            }
+        }
+    }
+
+    /// A poll was answered.
+    pub fn poll(&self, class: Class, end: PollEnd) {
+        let handles = self.handles.load();
+        let class = handles.of(Some(class));
+        // A class that was removed shows nothing new.
+        if !class.removed {
+            let [result, detail] = end.labels();
+            let counter = || self.families.polls.with_label_values(&[&*class.name, result, detail]);
+            class.polls[end.index()].get_or_init(counter).inc();
+        }
+    }
+
+    /// Stored answers became stale.
+    pub fn invalidated(&self, by: Invalidation) {
+        self.handles.load().invalidations[by as usize].inc();
+    }
+
+    /// A question was put to the app again, or was to be.
+    pub fn asked_again(&self, asked: Asked, again: Again) {
+        self.handles.load().asked_again[asked as usize][again as usize].inc();
     }
 
     /// The client's side of a request has ended.
@@ -192,11 +252,23 @@ impl Metrics {
         }
     }
 
+    /// The app worked on a question of our own.
+    pub fn background(&self, account: Class, app: std::time::Duration, told: &super::DatabaseTime) {
+        let handles = self.handles.load();
+        let account = handles.of(Some(account));
+        account.app_seconds.inc_by(app.as_secs_f64());
+        account.database_seconds.inc_by(told.time.unwrap_or_default().as_secs_f64());
+        account.database_queries.inc_by(told.queries.unwrap_or(0));
+    }
+
     /// The text exposition (version 0.0.4) of everything, with the gauges as `scrape` has them.
     #[must_use]
-    pub fn encode(&self, scrape: &Scrape, config: &ConfigScrape, log_lines_dropped: u64) -> Vec<u8> {
+    pub fn encode(&self, scrape: &Scrape, config: &ConfigScrape, polls: &[RoutePolls], log_lines_dropped: u64) -> Vec<u8> {
         let gauges = self.gauges.lock();
-        gauges.fill(scrape, &self.handles.load());
+        let handles = self.handles.load();
+        gauges.fill(scrape, &handles);
+        gauges.fresh.fill(&scrape.fresh, handles.mode);
+        self.families.raise(polls);
         gauges.fill_config(config);
         raise(&gauges.log_lines_dropped, log_lines_dropped);
         let mut text = Vec::new();
@@ -220,23 +292,6 @@ impl Metrics {
             database_queries: class.database_queries.get(),
         }
     }
-}
-
-/// What was counted of one class since the start, by the indices of outcomes and rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counts {
-    /// By [`Outcome::index`].
-    pub outcomes: [u64; Outcome::ALL.len()],
-    /// By [`Rule::index`].
-    pub refusals: [u64; Rule::ALL.len()],
-    /// By [`Rule::index`].
-    pub shadow_refusals: [u64; Rule::ALL.len()],
-    /// Charged to its account.
-    pub app_seconds: f64,
-    /// Charged to its account.
-    pub database_seconds: f64,
-    /// Charged to its account.
-    pub database_queries: u64,
 }
 
 impl Families {
@@ -298,6 +353,38 @@ impl Families {
                 "Requests that reached the app and counted as writing everything, by route.",
                 &["route"],
             ),
+            polls: counters(
+                "tidegate_fresh_polls_total",
+                "Polls that were answered, by how, and by why they went to the app.",
+                &["class", "result", "detail"],
+            ),
+            invalidations: counters("tidegate_fresh_invalidations_total", "What made stored answers stale.", &["cause"]),
+            asked_again: counters(
+                "tidegate_fresh_asked_again_total",
+                "Questions that were put to the app again, by the reason and by what came of it.",
+                &["reason", "result"],
+            ),
+            mismatches: counters(
+                "tidegate_fresh_mismatches_total",
+                "Answers of the app that differ from the stored one although no write was seen, by route.",
+                &["route"],
+            ),
+            verified: counters(
+                "tidegate_fresh_verified_total",
+                "Polls that would have been answered here in mode `on`, by route and by whether that would have been right.",
+                &["route", "result"],
+            ),
+        }
+    }
+
+    /// What is counted by route is counted elsewhere.
+    fn raise(&self, polls: &[RoutePolls]) {
+        for row in polls {
+            let route = &*row.route;
+            raise(&self.mismatches.with_label_values(&[route]), row.mismatches);
+            for (result, count) in VERIFIED.into_iter().zip([row.right, row.wrong, row.unjudged]) {
+                raise(&self.verified.with_label_values(&[route, result]), count);
+            }
         }
     }
 
@@ -313,7 +400,10 @@ impl Families {
             });
         }
         let failures = FailureKind::ALL.map(|kind| self.failures.with_label_values(&[kind.label()]));
-        Handles { classes, none: Arc::new(self.class(NO_CLASS)), failures }
+        let invalidations = Invalidation::ALL.map(|by| self.invalidations.with_label_values(&[by.label()]));
+        let again = |asked: Asked| Again::ALL.map(|again| self.asked_again.with_label_values(&[asked.label(), again.label()]));
+        let (asked_again, mode) = (Asked::ALL.map(again), settings.fresh.mode);
+        Handles { classes, none: Arc::new(self.class(NO_CLASS)), failures, invalidations, asked_again, mode }
     }
 
     fn class(&self, name: &str) -> PerClass {
@@ -333,6 +423,7 @@ impl Families {
             database_queries: self.database_queries.with_label_values(&[name]),
             request_bytes: self.request_bytes.with_label_values(&[name]),
             response_bytes: self.response_bytes.with_label_values(&[name]),
+            polls: [const { OnceLock::new() }; ENDS],
         }
     }
 }
@@ -345,6 +436,10 @@ impl Families {
         for rule in Rule::ALL {
             let _ = self.refusals.remove_label_values(&[class, rule.label()]);
             let _ = self.shadow_refusals.remove_label_values(&[class, rule.label()]);
+        }
+        for end in PollEnd::all() {
+            let [result, detail] = end.labels();
+            let _ = self.polls.remove_label_values(&[class, result, detail]);
         }
         for histograms in [&self.request_seconds, &self.queue_seconds, &self.predicted_wait, &self.predicted_wait_error] {
             let _ = histograms.remove_label_values(&[class]);
@@ -391,6 +486,7 @@ impl Gauges {
                 registry,
                 IntCounter::new("tidegate_log_lines_dropped_total", "Lines of the access log that were dropped.").expect("a valid name"),
             ),
+            fresh: FreshGauges::new(registry),
             reload_success: one("tidegate_config_reload_success", "Whether the last reload was taken: 1 or 0."),
             reloads: registered(
                 registry,
@@ -442,6 +538,47 @@ impl Gauges {
     }
 }
 
+impl FreshGauges {
+    fn new(registry: &Registry) -> Self {
+        let one = |(name, help)| registered(registry, IntGauge::new(name, help).expect("a valid name"));
+        let by = |name: &str, help: &str, label: &str| {
+            registered(registry, IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a valid name"))
+        };
+        let counts = [
+            ("tidegate_fresh_answers", "Stored answers."),
+            ("tidegate_fresh_answers_bytes", "Bytes of stored answers, with all that is kept of them."),
+            ("tidegate_fresh_documents", "Documents whose last write is remembered by itself."),
+            ("tidegate_fresh_documents_in_doubt", "Documents that may yet change without another write."),
+            ("tidegate_fresh_suspended", "Writes in flight that name their documents only in their answer."),
+            ("tidegate_fresh_joiners", "Polls that share or wait for another's answer."),
+            ("tidegate_fresh_distrusted_routes", "Routes that a mismatch put back to verify."),
+        ];
+        let evicted = IntCounter::new("tidegate_fresh_evicted_total", "Stored answers that were dropped for want of room.");
+        let doubt = Gauge::new("tidegate_fresh_doubt_seconds", "How long everything is still in doubt after a start.");
+        Self {
+            mode: by("tidegate_fresh_mode", "1 for the mode of local answers that is in force: off, verify or on.", "mode"),
+            counts: counts.map(one),
+            evicted: registered(registry, evicted.expect("a valid name")),
+            questions: by("tidegate_fresh_questions", "Questions that may be shared: at the app, or waiting for the one there.", "state"),
+            doubt: registered(registry, doubt.expect("a valid name")),
+        }
+    }
+
+    fn fill(&self, view: &View, mode: FreshMode) {
+        for known in [FreshMode::Off, FreshMode::Verify, FreshMode::On] {
+            self.mode.with_label_values(&[known.label()]).set(i64::from(known == mode));
+        }
+        let bytes = usize::try_from(view.answers_bytes).unwrap_or(usize::MAX);
+        let known = [view.answers, bytes, view.documents, view.documents_in_doubt, view.suspended, view.joiners, view.distrusted.len()];
+        self.counts.iter().zip(known).for_each(|(gauge, count)| gauge.set(whole(count)));
+        raise(&self.evicted, view.evicted);
+        for (state, count) in [("running", view.running), ("waiting", view.waiting)] {
+            self.questions.with_label_values(&[state]).set(whole(count));
+        }
+        self.doubt.set(view.doubt.as_secs_f64());
+    }
+}
+
 /// Lifts a counter to what was counted elsewhere.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
@@ -475,8 +612,9 @@ mod tests {
     use super::*;
     use crate::{
         flow::{
+            fresh::view,
             gate::{ClassView, View},
-            report::{AppView, exchange::tests::exchange},
+            report::{AppView, Detail, Fwd, Why, exchange::tests::exchange},
         },
         model::Rule,
     };
@@ -498,12 +636,17 @@ mod tests {
             documents_dear: 1,
             app: AppView { up: true, idle: 4, busy: 5, zombies: 6, ..AppView::default() },
             connections: 7,
+            fresh: view::View { answers: 3, evicted: 2, running: 1, doubt: Duration::from_millis(1500), ..view::View::default() },
         }
     }
 
     fn text(metrics: &Metrics, scrape: &Scrape) -> String {
         let config = ConfigScrape { hash: "abc".to_owned(), last_reload_taken: true, reloads_refused: 2, ..ConfigScrape::default() };
-        String::from_utf8(metrics.encode(scrape, &config, 9)).expect("text")
+        String::from_utf8(metrics.encode(scrape, &config, &[polls()], 9)).expect("text")
+    }
+
+    fn polls() -> RoutePolls {
+        RoutePolls { route: "read".to_owned(), polls: 9, right: 3, wrong: 1, mismatches: 2, ..RoutePolls::default() }
     }
 
     fn has(text: &str, line: &str) {
@@ -608,6 +751,38 @@ mod tests {
     }
 
     #[test]
+    fn polls_count_by_how_they_were_answered_and_routes_by_how_rightly() {
+        let metrics = Metrics::new(&settings(None));
+        let writer = PollEnd::Forwarded(Why { fwd: Fwd::Stale, detail: Some(Detail::Writer) });
+        for end in [PollEnd::Hit, PollEnd::Hit, PollEnd::Joined, writer] {
+            metrics.poll(Class(0), end);
+        }
+        metrics.invalidated(Invalidation::Notice);
+        metrics.asked_again(Asked::Audit, Again::Dropped);
+        let text = text(&metrics, &scrape());
+        for line in [
+            "tidegate_fresh_polls_total{class=\"noop\",detail=\"none\",result=\"hit\"} 2",
+            "tidegate_fresh_polls_total{class=\"noop\",detail=\"none\",result=\"joined\"} 1",
+            "tidegate_fresh_polls_total{class=\"noop\",detail=\"writer\",result=\"stale\"} 1",
+            "tidegate_fresh_invalidations_total{cause=\"notice\"} 1",
+            "tidegate_fresh_invalidations_total{cause=\"write\"} 0",
+            "tidegate_fresh_asked_again_total{reason=\"audit\",result=\"dropped\"} 1",
+            "tidegate_fresh_mismatches_total{route=\"read\"} 2",
+            "tidegate_fresh_verified_total{result=\"right\",route=\"read\"} 3",
+            "tidegate_fresh_verified_total{result=\"wrong\",route=\"read\"} 1",
+            "tidegate_fresh_mode{mode=\"verify\"} 1",
+            "tidegate_fresh_mode{mode=\"on\"} 0",
+            "tidegate_fresh_answers 3",
+            "tidegate_fresh_evicted_total 2",
+            "tidegate_fresh_questions{state=\"running\"} 1",
+            "tidegate_fresh_doubt_seconds 1.5",
+        ] {
+            has(&text, line);
+        }
+        assert_eq!(text.matches("tidegate_fresh_polls_total{").count(), 3, "what never happened has no series");
+    }
+
+    #[test]
     fn a_removed_class_and_a_route_that_is_gone_lose_their_series() {
         let metrics = Metrics::new(&settings(Some("wiki")));
         let mut wiki = exchange();
@@ -615,12 +790,15 @@ mod tests {
         wiki.everything = true;
         metrics.ended(&wiki);
         metrics.released(&wiki);
+        metrics.poll(Class(5), PollEnd::Hit);
         let with_wiki = |view: &str| view.contains("wiki");
         assert!(with_wiki(&text(&metrics, &scrape())));
         let mut without = settings(Some("wiki"));
         without.class[5].removed = true;
         metrics.reload(&without, &BTreeSet::from(["other".to_owned()]));
         metrics.ended(&wiki);
+        metrics.poll(Class(5), PollEnd::Hit);
+        metrics.poll(Class(5), PollEnd::Joined);
         let gone = text(&metrics, &scrape());
         assert!(!with_wiki(&gone) && !gone.contains("route=\"sync\""), "{gone}");
         // Its requests still run: the gauges go on until they have ended.
@@ -630,6 +808,8 @@ mod tests {
         assert!(!with_wiki(&text(&metrics, &scrape())));
         metrics.reload(&settings(Some("wiki")), &BTreeSet::new());
         metrics.ended(&wiki);
+        metrics.poll(Class(5), PollEnd::Hit);
+        has(&text(&metrics, &scrape()), "tidegate_fresh_polls_total{class=\"wiki\",detail=\"none\",result=\"hit\"} 1");
         has(&text(&metrics, &scrape()), "tidegate_requests_total{class=\"wiki\",outcome=\"forwarded\"} 1");
     }
 
