@@ -193,8 +193,7 @@ impl Cache {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
-        let state =
-            State { seq: 0, cells: HashMap::new(), quiet_from, store, running: HashMap::new(), newest: HashMap::new() };
+        let state = State { seq: 0, cells: HashMap::new(), quiet_from, store, running: HashMap::new(), newest: HashMap::new() };
         let shared = Shared { app, mistake, doubt, state: Mutex::new(state), idle: Mutex::default(), stop: stop.clone() };
         let shared = Arc::new(shared);
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept(listener, Arc::clone(&shared))));

@@ -229,8 +229,10 @@ mod tests {
             applied: [("a".to_owned(), 1), ("b".to_owned(), 1)].into(),
             arrivals: [("1".to_owned(), 1), ("2".to_owned(), 1)].into(),
         };
-        let push = |change: &str, request: &str, outcome| Push { document: 0, change: change.to_owned(), request: request.to_owned(), outcome };
-        let history = History { pushes: vec![push("a", "1", Outcome::Acknowledged(120)), push("b", "2", Outcome::Unknown)], ..History::default() };
+        let push =
+            |change: &str, request: &str, outcome| Push { document: 0, change: change.to_owned(), request: request.to_owned(), outcome };
+        let history =
+            History { pushes: vec![push("a", "1", Outcome::Acknowledged(120)), push("b", "2", Outcome::Unknown)], ..History::default() };
         (history, truth)
     }
 

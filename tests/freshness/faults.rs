@@ -271,8 +271,7 @@ impl Front {
     /// The versions of a document, ascending.
     pub fn versions(&self, document: &str) -> Vec<Version> {
         let record = locked(&self.shared.record);
-        let mut versions: Vec<_> =
-            record.versions.values().filter(|(of, _)| of == document).map(|(_, version)| version.clone()).collect();
+        let mut versions: Vec<_> = record.versions.values().filter(|(of, _)| of == document).map(|(_, version)| version.clone()).collect();
         versions.sort_by_key(|version| version.version);
         versions
     }

@@ -128,6 +128,10 @@ impl Truth {
 
     /// The changes after `from` up to `to`, in no order.
     pub fn changes(&self, document: Document, from: u32, to: u32) -> BTreeSet<&str> {
-        self.versions[document].iter().filter(|known| known.version > from && known.version <= to).map(|known| known.change.as_str()).collect()
+        self.versions[document]
+            .iter()
+            .filter(|known| known.version > from && known.version <= to)
+            .map(|known| known.change.as_str())
+            .collect()
     }
 }

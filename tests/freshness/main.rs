@@ -29,7 +29,7 @@ use tidegate::lab::{
 };
 
 use cache::{Cache, Mistake};
-use checker::Violation;
+use checker::{Promise, Violation};
 use common::Tidegate;
 use crowd::{Crowd, Plan, World, name_of};
 use faults::{Fault, Front, LATE_MAX};
@@ -74,11 +74,26 @@ enum Place {
     Tidegate(Box<Tidegate>),
 }
 
-impl Place {
-    async fn tidegate(app: SocketAddr, settings: &str) -> Self {
-        Self::Tidegate(Box::new(Tidegate::start(app, &format!("{SETTINGS}{settings}")).await))
-    }
+/// What is to stand there.
+#[derive(Clone, Debug)]
+enum Wanted {
+    Nothing,
+    Cache(Mistake),
+    /// With these settings beside [`SETTINGS`].
+    Tidegate(String),
+}
 
+impl Wanted {
+    async fn start(&self, app: SocketAddr) -> Place {
+        match self {
+            Self::Nothing => Place::Nothing,
+            Self::Cache(mistake) => Place::Cache(Cache::start(app, *mistake, DOUBT).await),
+            Self::Tidegate(settings) => Place::Tidegate(Box::new(Tidegate::start(app, &format!("{SETTINGS}{settings}")).await)),
+        }
+    }
+}
+
+impl Place {
     fn address(&self, app: SocketAddr) -> SocketAddr {
         match self {
             Self::Nothing => app,
@@ -105,11 +120,41 @@ impl Place {
         }
     }
 
-    /// The answers of its own in which it found a mistake itself, when it asked again.
-    async fn mismatches(&self) -> f64 {
-        match self {
-            Self::Tidegate(tidegate) => common::sum(&tidegate.metrics().await, "tidegate_fresh_mismatches_total"),
-            Self::Nothing | Self::Cache(_) => 0.0,
+    /// What it says of itself since its start.
+    async fn says(&self) -> Said {
+        let Self::Tidegate(tidegate) = self else { return Said::default() };
+        let metrics = tidegate.metrics().await;
+        let outcome = |outcome: &str| {
+            let ours = metrics.iter().filter(|(name, _)| name.starts_with("tidegate_requests_total{") && name.contains(outcome));
+            ours.map(|(_, count)| count).sum()
+        };
+        Said {
+            replayed: outcome("outcome=\"fresh\""),
+            joined: outcome("outcome=\"joined\""),
+            asked_again: common::sum(&metrics, "tidegate_fresh_asked_again_total{"),
+            mismatches: common::sum(&metrics, "tidegate_fresh_mismatches_total"),
+        }
+    }
+}
+
+/// What tidegate says of itself, over all its lives.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    replayed: f64,
+    joined: f64,
+    /// Questions of replays that it put to the app again.
+    asked_again: f64,
+    /// Answers of its own that it found to be wrong by that.
+    mismatches: f64,
+}
+
+impl Said {
+    fn and(self, other: Self) -> Self {
+        Self {
+            replayed: self.replayed + other.replayed,
+            joined: self.joined + other.joined,
+            asked_again: self.asked_again + other.asked_again,
+            mismatches: self.mismatches + other.mismatches,
         }
     }
 }
@@ -131,7 +176,8 @@ impl Course {
 
     /// The app restarts two and a half times as often as tidegate is killed.
     fn of_seconds(seconds: u64) -> Self {
-        let every = |from: u64, ms: u64| (0..).map(|n| Duration::from_millis(from + n * ms)).take_while(|at| at.as_secs() < seconds).collect();
+        let every =
+            |from: u64, ms: u64| (0..).map(|n| Duration::from_millis(from + n * ms)).take_while(|at| at.as_secs() < seconds).collect();
         Self { length: Duration::from_secs(seconds), restarts: every(1000, 2000), kills: every(2500, 5000) }
     }
 }
@@ -143,7 +189,7 @@ struct Run {
     found: Vec<Violation>,
     faults: Vec<(Fault, u64)>,
     late_max: Duration,
-    mismatches: f64,
+    said: Said,
 }
 
 impl Run {
@@ -164,6 +210,10 @@ impl Run {
             self.late_max.as_millis(),
             faults.join(", "),
         );
+        let Said { replayed, joined, asked_again, mismatches } = self.said;
+        if replayed + joined > 0.0 {
+            println!("    by its own count {replayed} replayed, {joined} joined, {asked_again} asked again, {mismatches} of these wrong");
+        }
         for violation in self.found.iter().take(20) {
             println!("    {violation}");
         }
@@ -180,11 +230,11 @@ async fn service(plan: &Plan) -> Service {
 }
 
 /// Plays a run from its beginning to its end, and checks it.
-async fn play(plan: Plan, course: &Course, place: impl AsyncFnOnce(SocketAddr) -> Place) -> Run {
+async fn play(plan: Plan, course: &Course, wanted: &Wanted) -> Run {
     let service = service(&plan).await;
     let start = Instant::now();
     let front = Front::open(service.address, start, plan.seed);
-    let mut place = place(front.address).await;
+    let mut place = wanted.start(front.address).await;
     let world = World::new(plan, start, place.address(front.address));
     let crowd = Crowd::start(&world);
     let begun = tokio::time::Instant::now();
@@ -196,18 +246,18 @@ async fn play(plan: Plan, course: &Course, place: impl AsyncFnOnce(SocketAddr) -
         }
     };
     let kills = async {
-        let mut mismatches = 0.0;
+        let mut said = Said::default();
         for at in &course.kills {
             tokio::time::sleep_until(begun + *at).await;
-            mismatches += place.mismatches().await;
+            said = said.and(place.says().await);
             place.prepare();
             front.mid_write().await;
             place = place.again().await;
             world.moved(place.address(front.address));
         }
-        (place, mismatches)
+        (place, said)
     };
-    let ((), (place, mismatches), ()) = tokio::join!(restarts, kills, tokio::time::sleep_until(begun + course.length));
+    let ((), (place, said), ()) = tokio::join!(restarts, kills, tokio::time::sleep_until(begun + course.length));
 
     let resting = crowd.stop().await;
     front.calm();
@@ -215,7 +265,7 @@ async fn play(plan: Plan, course: &Course, place: impl AsyncFnOnce(SocketAddr) -
     tokio::time::sleep(Duration::from_millis(50)).await;
     front.at_rest().await;
     let history = resting.converge().await;
-    let mismatches = mismatches + place.mismatches().await;
+    let said = said.and(place.says().await);
     drop(place);
     let truth = Truth {
         versions: (0..plan.documents).map(|document| front.versions(&name_of(document))).collect(),
@@ -226,77 +276,114 @@ async fn play(plan: Plan, course: &Course, place: impl AsyncFnOnce(SocketAddr) -
     front.close().await;
     service.stop().await;
     let found = checker::check(&history, &truth);
-    Run { history, truth, found, faults, late_max, mismatches }
+    Run { history, truth, found, faults, late_max, said }
 }
 
-/// Plays rounds with a cache that makes a mistake, until the checker finds what it must break.
-async fn is_caught(mistake: Mistake) {
+/// Plays rounds until the checker finds what must be broken.
+async fn is_caught(name: &str, breaks: Promise, wanted: &Wanted) {
     for seed in 1..=ROUNDS_MAX {
         let plan = Plan::of(seed);
-        let run = play(plan, &Course::short(), async |app| Place::Cache(Cache::start(app, mistake, DOUBT).await)).await;
+        let run = play(plan, &Course::short(), wanted).await;
         let counts = checker::count(&run.found);
-        if let Some(first) = run.found.iter().find(|violation| violation.promise == mistake.breaks()) {
-            println!("{mistake:?} was caught in round {seed}: {counts:?}, such as {first}");
+        if let Some(first) = run.found.iter().find(|violation| violation.promise == breaks) {
+            println!("{name} was caught in round {seed}: {counts:?}, such as {first}");
             return;
         }
-        run.show(&format!("{mistake:?} was not caught breaking {:?} (but {counts:?})", mistake.breaks()), &plan);
+        run.show(&format!("{name} was not caught breaking {breaks:?} (but {counts:?})"), &plan);
     }
-    panic!("{mistake:?} was never caught breaking {:?}", mistake.breaks());
+    panic!("{name} was never caught breaking {breaks:?}");
 }
 
 /// Plays a run in which nothing may be broken. A run in which the machine itself was too slow for A1 says nothing, and is played again.
-async fn keeps_every_promise(name: &str, course: &Course, place: impl AsyncFn(SocketAddr) -> Place) -> Run {
-    let mut seed = 1;
-    loop {
-        let plan = Plan::of(seed);
-        let run = play(plan, course, &place).await;
+async fn keeps_every_promise(name: &str, plan: Plan, course: &Course, wanted: &Wanted) -> Run {
+    let mut plan = plan;
+    for _ in 0..3 {
+        let run = play(plan, course, wanted).await;
         run.show(name, &plan);
         if run.late_max < DOUBT {
             assert!(run.found.is_empty(), "{} violations: {:?}", run.found.len(), checker::count(&run.found));
-            assert!(run.mismatches < 0.5, "tidegate itself found {} answers wrong", run.mismatches);
+            assert!(run.said.mismatches < 0.5, "tidegate itself found {} answers wrong", run.said.mismatches);
             for (fault, count) in &run.faults {
                 let planned = *fault != Fault::KilledMidWrite || !course.kills.is_empty();
                 assert!(*count > 0 || !planned, "{fault:?} never happened");
             }
             return run;
         }
-        assert!(seed < 3, "the machine is too slow: a write was done {:?} after its connection was lost, not {LATE_MAX:?}", run.late_max);
-        seed += 1;
+        plan.seed += 1_000_000;
     }
+    panic!("the machine is too slow: writes were done more than {DOUBT:?} after their connection was lost, where {LATE_MAX:?} is meant");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn straight_to_the_service_every_promise_is_kept() {
     let course = Course { kills: Vec::new(), ..Course::short() };
-    let run = keeps_every_promise("straight", &course, async |_| Place::Nothing).await;
+    let run = keeps_every_promise("straight", Plan::of(1), &course, &Wanted::Nothing).await;
     assert_eq!(run.history.polls.percent_local(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_proxy_without_a_store_every_promise_is_kept() {
-    let start = async |app| Place::Cache(Cache::start(app, Mistake::NoCache, DOUBT).await);
-    let run = keeps_every_promise("a proxy without a store", &Course::short(), start).await;
+    let wanted = Wanted::Cache(Mistake::NoCache);
+    let run = keeps_every_promise("a proxy without a store", Plan::of(1), &Course::short(), &wanted).await;
     assert_eq!(run.history.polls.percent_local(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_cache_that_keeps_the_rules_every_promise_is_kept() {
-    let start = async |app| Place::Cache(Cache::start(app, Mistake::None, DOUBT).await);
-    let run = keeps_every_promise("a cache that keeps the rules", &Course::short(), start).await;
+    let wanted = Wanted::Cache(Mistake::None);
+    let run = keeps_every_promise("a cache that keeps the rules", Plan::of(1), &Course::short(), &wanted).await;
     assert!(run.history.polls.percent_local() >= 30);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_tidegate_that_forwards_all_every_promise_is_kept() {
-    let start = async |app| Place::tidegate(app, "fresh.mode = \"off\"").await;
-    let run = keeps_every_promise("a tidegate that forwards all", &Course::short(), start).await;
+    let wanted = Wanted::Tidegate("fresh.mode = \"off\"".to_owned());
+    let run = keeps_every_promise("a tidegate that forwards all", Plan::of(1), &Course::short(), &wanted).await;
     assert_eq!(run.history.polls.percent_local(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_tidegate_every_promise_is_kept_and_a_third_of_the_polls_is_answered_locally() {
-    let run = keeps_every_promise("tidegate", &Course::of_seconds(8), async |app| Place::tidegate(app, ON).await).await;
+    let run = keeps_every_promise("tidegate", Plan::of(1), &Course::of_seconds(8), &Wanted::Tidegate(ON.to_owned())).await;
     assert!(run.history.polls.percent_local() >= 30);
+    assert!(run.said.asked_again > 0.0, "refresh and audit took part");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tidegate_that_is_told_to_doubt_too_briefly_is_caught() {
+    let settings = ON.replace("fresh.doubt = \"1500ms\"", "fresh.doubt = \"20ms\"");
+    assert_ne!(settings, ON);
+    is_caught("tidegate with 20 ms of doubt", Promise::Lost, &Wanted::Tidegate(settings)).await;
+}
+
+/// Run by `tests/long`: `FRESHNESS_MINUTES` of runs (5), with seeds from `FRESHNESS_SEED` on (1).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes"]
+async fn through_tidegate_every_promise_is_kept_for_minutes() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let until = Instant::now() + Duration::from_secs(60 * number("FRESHNESS_MINUTES", 5));
+    let mut seed = number("FRESHNESS_SEED", 1);
+    while Instant::now() < until {
+        for (name, settings, plan, course) in long_runs(seed) {
+            let settings = format!("{ON}{settings}");
+            keeps_every_promise(name, plan, &course, &Wanted::Tidegate(settings)).await;
+        }
+        seed += 1;
+    }
+}
+
+/// What is played for minutes, each with settings of its own beside [`ON`].
+fn long_runs(seed: u64) -> [(&'static str, &'static str, Plan, Course); 5] {
+    let plan = Plan::of(seed);
+    let course = || Course::of_seconds(15);
+    let killed_often = Course { kills: (1..8).map(|n| Duration::from_millis(1900 * n)).collect(), ..course() };
+    [
+        ("as usual", "", plan, course()),
+        ("killed every two seconds", "", plan, killed_often),
+        ("with room for few", "fresh.documents_max = 4\nfresh.answers_max = \"16KiB\"", plan, course()),
+        ("with few seats", "app.seats = 4\nfresh.settle = \"30ms\"", plan, course()),
+        ("in a hurry", "", Plan { pause: Duration::from_millis(4), writes: 80, ..plan }, course()),
+    ]
 }
 
 /// Plays all of these, a few at a time: they wait more than they work.
@@ -304,7 +391,10 @@ async fn are_caught(mistakes: &[Mistake]) {
     for few in mistakes.chunks(AT_A_TIME) {
         let mut running = JoinSet::new();
         for mistake in few {
-            running.spawn(is_caught(*mistake));
+            let mistake = *mistake;
+            running.spawn(async move {
+                is_caught(&format!("{mistake:?}"), mistake.breaks(), &Wanted::Cache(mistake)).await;
+            });
         }
         running.join_all().await;
     }
@@ -339,13 +429,8 @@ async fn caches_that_do_not_doubt_what_they_should_are_caught() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_that_take_one_question_for_another_are_caught() {
-    are_caught(&[
-        Mistake::IgnoresTheCredential,
-        Mistake::IgnoresTheBody,
-        Mistake::JoinsAnOlderPoll,
-        Mistake::FilesUnderTheFirstDocument,
-    ])
-    .await;
+    are_caught(&[Mistake::IgnoresTheCredential, Mistake::IgnoresTheBody, Mistake::JoinsAnOlderPoll, Mistake::FilesUnderTheFirstDocument])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
