@@ -7,38 +7,6 @@ use serde::{Serialize, Serializer};
 /// The most stored answers that a document names.
 pub const DEPENDENTS_SHOWN_MAX: usize = 20;
 
-/// Who made a stored answer stale: a route of the profile by its index, [`u16::MAX`] for what no route matches, or one of these.
-pub mod cause {
-    /// `Tidegate-Changed` on a response of the app.
-    pub const NOTICE: u16 = u16::MAX - 1;
-    /// `POST /invalidate`.
-    pub const INVALIDATE: u16 = u16::MAX - 2;
-    /// A denial: what is kept for that credential is dropped.
-    pub const DENIED: u16 = u16::MAX - 3;
-    /// A reload that changed the profile.
-    pub const RELOAD: u16 = u16::MAX - 4;
-    /// A difference that no write explains, found by asking again.
-    pub const MISMATCH: u16 = u16::MAX - 5;
-    /// The entry of a document was dropped for want of room, and what it shares now was written since.
-    pub const DROPPED: u16 = u16::MAX - 6;
-    /// The least of them: no route has such an index.
-    pub const FIRST: u16 = DROPPED;
-
-    /// What it is called where it is no route.
-    #[must_use]
-    pub fn label(cause: u16) -> Option<&'static str> {
-        Some(match cause {
-            NOTICE => "(Tidegate-Changed)",
-            INVALIDATE => "(POST /invalidate)",
-            DENIED => "(denied)",
-            RELOAD => "(reload)",
-            MISMATCH => "(mismatch)",
-            DROPPED => "(documents_max)",
-            _ => return None,
-        })
-    }
-}
-
 /// Local answers at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct View {
@@ -145,11 +113,5 @@ mod tests {
         let view = DocumentView { last_write_age: Some(Duration::from_millis(250)), ..view };
         assert_eq!(serde_json::to_value(&view).expect("plain data")["last_write_seconds"], 0.25);
         assert_eq!(serde_json::to_value(View::default()).expect("plain data")["doubt_seconds"], 0.0);
-    }
-
-    #[test]
-    fn what_is_no_route_has_a_name() {
-        assert!((cause::FIRST..u16::MAX).all(|cause| cause::label(cause).is_some()));
-        assert_eq!((cause::label(0), cause::label(u16::MAX)), (None, None));
     }
 }

@@ -186,6 +186,7 @@ pub(crate) mod tests {
             app: Some(Duration::from_millis(20)),
             database: None,
             queries: None,
+            poll: None,
             bytes_in: 10,
             bytes_out: 20,
         }
