@@ -16,6 +16,7 @@ use crate::{
     flow::{
         Flow, Plan,
         accept::{Connection, Drain, Stage, listener, listener::Front},
+        fresh::view::{DocumentView, Invalidated},
         report::{AppView, LogSink, Report, Scrape},
     },
     ops::{
@@ -91,7 +92,7 @@ impl admin::Running for House {
     fn scrape(&self) -> Scrape {
         let (documents, documents_dear) = self.flow.documents.counts();
         let (gate, app, connections) = (self.flow.gate.view(), self.app_view(), self.front.tasks.len());
-        Scrape { gate, documents, documents_dear, app, connections, ..Scrape::default() }
+        Scrape { gate, documents, documents_dear, app, connections, fresh: self.flow.fresh.view() }
     }
 
     fn ready(&self) -> bool {
@@ -100,6 +101,19 @@ impl admin::Running for House {
 
     fn drain(&self) {
         self.stop.notify_one();
+    }
+
+    fn document(&self, scope: &str) -> Option<DocumentView> {
+        let profile = Arc::clone(&self.flow.plan.load().profile);
+        self.flow.fresh.document(scope, |route| profile.route_name(route).to_owned())
+    }
+
+    fn invalidate(&self, scopes: &[String]) -> Result<Invalidated, String> {
+        self.flow.fresh.invalidate(scopes)
+    }
+
+    fn reset_audit(&self, routes: Option<&[String]>) -> usize {
+        self.flow.fresh.promote(routes)
     }
 }
 

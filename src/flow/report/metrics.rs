@@ -114,7 +114,7 @@ struct FreshGauges {
     counts: [IntGauge; 7],
     evicted: IntCounter,
     questions: IntGaugeVec,
-    doubt: Gauge,
+    doubt: [Gauge; 2],
 }
 
 /// What is read when somebody asks. Behind one lock, so that two scrapes do not mix.
@@ -539,19 +539,23 @@ impl FreshGauges {
             ("tidegate_fresh_answers", "Stored answers."),
             ("tidegate_fresh_answers_bytes", "Bytes of stored answers, with all that is kept of them."),
             ("tidegate_fresh_documents", "Documents whose last write is remembered by itself."),
-            ("tidegate_fresh_documents_in_doubt", "Documents that may yet change without another write."),
+            ("tidegate_fresh_writers", "Writes in flight."),
             ("tidegate_fresh_suspended", "Writes in flight that name their documents only in their answer."),
             ("tidegate_fresh_joiners", "Polls that share or wait for another's answer."),
             ("tidegate_fresh_distrusted_routes", "Routes that a mismatch put back to verify."),
         ];
         let evicted = IntCounter::new("tidegate_fresh_evicted_total", "Stored answers that were dropped for want of room.");
-        let doubt = Gauge::new("tidegate_fresh_doubt_seconds", "How long everything is still in doubt after a start.");
+        let real = |(name, help)| registered(registry, Gauge::new(name, help).expect("a valid name"));
+        let doubt = [
+            ("tidegate_fresh_doubt_seconds", "Until no document is in doubt any more, if nothing else is lost."),
+            ("tidegate_fresh_doubt_ratio", "The share of documents not written of late that are in doubt: 1 after a start."),
+        ];
         Self {
             mode: by("tidegate_fresh_mode", "1 for the mode of local answers that is in force: off, verify or on.", "mode"),
             counts: counts.map(one),
             evicted: registered(registry, evicted.expect("a valid name")),
             questions: by("tidegate_fresh_questions", "Questions that may be shared: at the app, or waiting for the one there.", "state"),
-            doubt: registered(registry, doubt.expect("a valid name")),
+            doubt: doubt.map(real),
         }
     }
 
@@ -560,13 +564,13 @@ impl FreshGauges {
             self.mode.with_label_values(&[known.label()]).set(i64::from(known == mode));
         }
         let bytes = usize::try_from(view.answers_bytes).unwrap_or(usize::MAX);
-        let known = [view.answers, bytes, view.documents, view.documents_in_doubt, view.suspended, view.joiners, view.distrusted.len()];
+        let known = [view.answers, bytes, view.documents, view.writers, view.suspended, view.joiners, view.distrusted.len()];
         self.counts.iter().zip(known).for_each(|(gauge, count)| gauge.set(whole(count)));
         raise(&self.evicted, view.evicted);
         for (state, count) in [("running", view.running), ("waiting", view.waiting)] {
             self.questions.with_label_values(&[state]).set(whole(count));
         }
-        self.doubt.set(view.doubt.as_secs_f64());
+        self.doubt.iter().zip([view.doubt.as_secs_f64(), view.in_doubt]).for_each(|(gauge, value)| gauge.set(value));
     }
 }
 
