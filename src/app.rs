@@ -1,6 +1,15 @@
 //! From settings to running servers, and to their end.
 
-use std::{fmt, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -65,6 +74,8 @@ struct House {
     flow: Arc<Flow>,
     front: Front,
     stop: Notify,
+    /// Whether everything that ran had ended by itself at the end of the drain, so that no write can begin any more.
+    clean: AtomicBool,
 }
 
 impl Running {
@@ -141,14 +152,18 @@ pub fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError> {
     let drain = Drain::default();
     let calls = TaskTracker::new();
     let plan = Plan::new(settings.clone(), Arc::clone(&loaded.profile));
-    let flow = Flow::new(plan, report.clone(), drain.clone(), calls.clone(), None);
+    let doubts = settings.state_file.clone().and_then(|path| StateFile::new(path).take_doubts());
+    if let Some(doubts) = &doubts {
+        tracing::info!(documents = doubts.doubts.len(), "the last process stopped cleanly: only these are in doubt");
+    }
+    let flow = Flow::new(plan, report.clone(), drain.clone(), calls.clone(), doubts);
     let front = Front {
         places: Arc::new(Semaphore::new(listen.connections_max)),
         listen: Arc::new(ArcSwap::from_pointee(listen)),
         drain,
         tasks: TaskTracker::new(),
     };
-    let house = Arc::new(House { flow, front, stop: Notify::new() });
+    let house = Arc::new(House { flow, front, stop: Notify::new(), clean: AtomicBool::new(false) });
 
     let applied = Arc::clone(&house);
     let apply = Box::new(move |loaded: &Arc<Loaded>| applied.apply(loaded));
@@ -207,7 +222,11 @@ impl House {
             tracing::info!("what was learned before is taken back from the state file");
         }
         let kept = CancellationToken::new();
-        let keeping = state_file.map(|file| tokio::spawn(file.keep(Arc::clone(&self.flow.documents), kept.clone())));
+        let keeping = state_file.map(|file| {
+            let ending = Arc::clone(&self);
+            let doubts = move || if ending.clean.load(Ordering::Relaxed) { ending.flow.fresh.doubts() } else { None };
+            tokio::spawn(file.keep(Arc::clone(&self.flow.documents), kept.clone(), doubts))
+        });
         let mut chores = tokio::task::JoinSet::new();
         let (closing, closed) = oneshot::channel::<()>();
         chores.spawn(reloads.run());
@@ -275,6 +294,8 @@ impl House {
                 calls.wait().await;
             };
             let _ = tokio::time::timeout(CUT_GRACE, ending).await;
+        } else {
+            self.clean.store(true, Ordering::Relaxed);
         }
         self.flow.origin.pool.close_idle();
     }
