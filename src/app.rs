@@ -33,6 +33,7 @@ use crate::{
         load::{self, Loaded, Origin},
         reload,
         state_file::StateFile,
+        verify,
     },
     written,
 };
@@ -232,6 +233,8 @@ impl House {
         chores.spawn(reloads.run());
         let watched = Arc::clone(&self);
         chores.spawn(async move { watched.flow.origin.watch().await });
+        let flow = Arc::clone(&self.flow);
+        chores.spawn(verify::tell(self.flow.report.clone(), move || flow.plan.load().settings.fresh.mode, verify::INTERVAL));
         // Without an operators' listener the reloads go on for as long as somebody could still ask for them: this one.
         let asker = reloader.clone();
         let served = console.map(|console| {

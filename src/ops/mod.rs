@@ -8,3 +8,5 @@ pub mod load;
 pub mod reload;
 pub mod state;
 pub mod state_file;
+pub mod verify;
+pub mod visit;

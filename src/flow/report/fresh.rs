@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{flow::fresh::ledger::Cause, profile::RouteId};
 
@@ -334,7 +334,7 @@ impl Causes {
 }
 
 /// One route's polls as they are shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoutePolls {
     /// The route.
     pub route: String,
@@ -357,7 +357,7 @@ pub struct RoutePolls {
 }
 
 /// A route that made answers stale, or what else it was, in brackets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvalidatedBy {
     /// Its name.
     pub route: String,
