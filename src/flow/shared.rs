@@ -86,7 +86,7 @@ impl Flow {
             }
             Err(why) => {
                 if let Why::Stale(Stale::Written(cause)) = why {
-                    self.report.stale_by(poll.route, cause.0);
+                    self.report.stale_by(poll.route, cause);
                 }
                 note(poll.route, why, under);
             }

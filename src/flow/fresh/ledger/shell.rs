@@ -218,6 +218,7 @@ impl Ledger {
             all: Looked::of(&all, true),
             everything: Looked::of(&everything, true),
             all_solid: all.solid(now),
+            parts: self.shards.len(),
             floors_in_doubt: 0,
         };
         for shard in &self.shards {
