@@ -8,6 +8,7 @@
 
 mod app;
 mod reference;
+mod threads;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1367,7 +1367,7 @@ impl World {
 // -------------------------------------------------------------------------------------------------------------- answers
 
 /// An answer as it is stored, with its number and its versions.
-fn encode(id: u64, versions: &Versions, reads: &Reads, asked: &Asked) -> Stored {
+pub fn encode(id: u64, versions: &Versions, reads: &Reads, asked: &Asked) -> Stored {
     let words: Vec<String> =
         std::iter::once(id).chain(versions.iter().map(|version| u64::from(*version))).map(|word| word.to_string()).collect();
     let body = Bytes::from(words.join(" "));
@@ -1377,7 +1377,7 @@ fn encode(id: u64, versions: &Versions, reads: &Reads, asked: &Asked) -> Stored 
 }
 
 /// The number of a replayed answer, and its versions.
-fn decode(response: Response) -> (u64, Versions) {
+pub fn decode(response: Response) -> (u64, Versions) {
     let Body::Full(body) = response.into_body() else { panic!("a replay without a body") };
     let text = std::str::from_utf8(&body).expect("digits");
     let mut words = text.split(' ').map(|word| word.parse::<u64>().expect("a number"));
