@@ -29,8 +29,8 @@ use tidegate::{
 
 use super::{
     app::{LEAVES, Versions, leaves},
+    coding::{decode, encode},
     reference::Mask,
-    world::{decode, encode},
 };
 
 /// Documents, and the scopes that are written: each is one of them, or holds some.
