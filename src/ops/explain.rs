@@ -188,10 +188,16 @@ fn what_it_is(loaded: &Loaded, explanation: &Explanation, body: String) -> Strin
         ("route", explanation.route.clone()),
         ("body read", body),
         ("client", client),
+        ("credential in", scopes(&explanation.credential)),
         ("reads", scopes(&explanation.reads)),
         ("writes", scopes(&explanation.writes)),
+        ("the reply names", scopes(&explanation.later)),
+        ("while it runs", while_it_runs(explanation)),
         ("effect", explanation.effect.to_owned()),
         ("answer", explanation.answer.clone().unwrap_or_else(|| "never stored".to_owned())),
+        ("question", explanation.question.unwrap_or("not one that is answered").to_owned()),
+        ("asked of replies", scopes(&explanation.asked_of_reply)),
+        ("replies held", if explanation.reply_held { "yes: their bodies are read first" } else { "no" }.to_owned()),
         ("unknown", unknown.to_owned()),
         ("stream", explanation.stream.unwrap_or("no").to_owned()),
         ("class", classes.name(reading.class).to_owned()),
@@ -199,6 +205,14 @@ fn what_it_is(loaded: &Loaded, explanation: &Explanation, body: String) -> Strin
         ("dear", "known only to a running tidegate: see its /state".to_owned()),
     ];
     table(&rows)
+}
+
+fn while_it_runs(explanation: &Explanation) -> String {
+    match &explanation.pending {
+        _ if explanation.later.is_empty() => "what it writes is known".to_owned(),
+        Some(pending) => format!("held back: {}", scopes(pending)),
+        None => "every stored answer is held back".to_owned(),
+    }
 }
 
 fn scopes(scopes: &[String]) -> String {

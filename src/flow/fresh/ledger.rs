@@ -19,6 +19,8 @@ mod cell;
 pub mod generation;
 mod shard;
 pub mod shell;
+#[cfg(test)]
+mod tests;
 
 /// Where [`atomic`] has its atomics from.
 mod sync {

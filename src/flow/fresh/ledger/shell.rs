@@ -235,4 +235,25 @@ impl Ledger {
         let index = usize::from((key.0 >> 40) as u16) & (self.shards.len() - 1);
         self.shards[index].lock()
     }
+
+    /// The invariants of every shard.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.shards.iter().for_each(|shard| {
+            // Inside the lock: what the shard holds was given out before.
+            let shard = shard.lock();
+            shard.check(self.root.sequence());
+        });
+    }
+
+    /// The writers of `all` and of `everything`.
+    #[cfg(test)]
+    pub(super) fn root(&self) -> (u64, u64) {
+        (self.root.all().writers, self.root.everything().writers)
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_dropped(&self) -> bool {
+        self.shards.iter().any(|shard| shard.lock().has_dropped())
+    }
 }
