@@ -658,6 +658,7 @@ mod tests {
         moved.database = Some(Duration::from_millis(250));
         moved.queries = Some(3);
         moved.everything = true;
+        moved.effect = Effect::Write;
         moved.predicted = Some(Duration::from_millis(6));
         metrics.ended(&moved);
         metrics.released(&moved);
