@@ -492,7 +492,7 @@ mod tests {
     }
 
     /// What a watch and the reader of a body saw, in order. `parts` are sent one by one, and the last one ends the connection.
-    async fn diary(parts: &[&str], begin: usize) -> String {
+    async fn diary(parts: &[&str], ahead: usize) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let diary = Diary::default();
         let kept = diary.clone();
@@ -502,8 +502,8 @@ mod tests {
                 let limits = Limits { idle: Duration::from_secs(5), bytes_max: 20, rate_min: 1 };
                 let linger = Arc::new(Linger::new(0, Duration::ZERO, 0));
                 let mut upload = Upload::new(request.into_body(), false, limits, linger);
-                let begun = upload.begin(begin).await.expect("a beginning");
-                assert!(matches!(begun, Beginning::Prefix(_)));
+                let beginning = upload.begin(ahead).await.expect("a beginning");
+                assert!(matches!(beginning, Beginning::Prefix(_)));
                 upload.watch(Box::new(Witness(diary.clone(), upload.progress())));
                 loop {
                     let ended = upload.is_end_stream();
@@ -540,10 +540,8 @@ mod tests {
         assert_eq!(diary(&length, 5).await, expected, "what was read ahead is seen as well");
         let chunked = ["POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "2\r\nde\r\n", "0\r\n\r\n"];
         assert_eq!(diary(&chunked, 1).await, "seen abc, got abc, seen de, got de, seen whole, ends");
-        let trailed = [
-            "POST / HTTP/1.1\r\nhost: a\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
-            "0\r\nx-sum: 1\r\n\r\n",
-        ];
+        let trailed =
+            ["POST / HTTP/1.1\r\nhost: a\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "0\r\nx-sum: 1\r\n\r\n"];
         assert_eq!(diary(&trailed, 1).await, "seen abc, got abc, seen whole, got trailers, ends");
     }
 
