@@ -14,7 +14,7 @@ use std::{
 const STAGES: [&str; 7] = ["accept", "classify", "fresh", "gate", "origin", "report", "tune"];
 
 /// Parts of the path's own function, beside `flow/mod.rs` and like it above the stages.
-const PATH: [&str; 2] = ["background", "shared", "surviving", "tracked"];
+const PATH: [&str; 4] = ["background", "shared", "surviving", "tracked"];
 
 /// Who may await, lock and read the clock, besides every `shell.rs`: a file, or a folder with all that is in it.
 const SHELLS: [&str; 10] =

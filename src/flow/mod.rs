@@ -32,6 +32,7 @@ use self::{
         ClientHasher,
         documents::Documents,
         shell::{Arrival, Read},
+        watching::Watching,
     },
     fresh::{
         Fresh,
@@ -285,7 +286,7 @@ impl Flow {
         let Arrived { head, upload, checked, client, upgrade } = arrived;
         let arrival = Arrival { head: &head, checked, client, bytes_max: plan.settings.inspect.bytes_max };
         let read = classify::shell::read(&plan.profile, &arrival, upload, &self.memory).await;
-        let Read { mut reading, body, progress, bytes, hold } = read.map_err(|fault| body_failed(fault, under))?;
+        let Read { mut reading, mut body, progress, bytes, hold } = read.map_err(|fault| body_failed(fault, under))?;
         if checked.upgrade {
             classify::undeclared_upgrade(&mut reading);
         }
@@ -294,8 +295,8 @@ impl Flow {
         let mut intent = classify::intent(&reading, key, &self.documents, clock::now());
         // What asks for an upgrade is held to the limits of streams before it is sent, whether or not the app agrees.
         intent.stream |= upgrade.is_some();
-        let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.writes.is_empty();
-        let (stake, poll) = self.stake(&mut reading, &head, &body, under);
+        let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.effect != Effect::Write;
+        let (mut stake, poll) = self.stake(&mut reading, &head, &body, under);
         tracked.keep(hold, progress.clone());
         tracked.teach(Lesson { documents: intent.documents.clone(), class: reading.class, cost: reading.cost, stream });
         tracked.note(|exchange| {
@@ -309,6 +310,14 @@ impl Flow {
             exchange.stream = stream;
             exchange.bytes_in = bytes;
         });
+        if let (Some(watcher), Body::Upload(upload)) = (reading.watch, &mut body) {
+            let (tracked, widening) = (Arc::clone(tracked), stake.widening());
+            let widen = move || {
+                widening.widen();
+                tracked.note(Exchange::widen);
+            };
+            upload.watch(Box::new(Watching::new(watcher, Box::new(widen))));
+        }
         let class = intent.class;
         Ok((Asked { head, body, progress, checked, class, repeatable, stream, upgrade, stake, poll }, intent))
     }

@@ -75,7 +75,7 @@ impl Flow {
     pub(super) fn fresh(self: &Arc<Self>, mut asked: Asked, intent: Intent, under: &Under<'_>) -> Result<Standing, Box<Answered>> {
         let Some(poll) = asked.poll.clone() else { return Ok(Standing::Alone(asked, intent)) };
         note(poll.route, Why::Miss, under);
-        match self.fresh.replay(&poll, asked.stake.member()) {
+        match self.fresh.replay(&poll, asked.stake.member(), !self.origin.is_up()) {
             Ok(local) if poll.mode == FreshMode::On => {
                 self.knock(&intent, under)?;
                 return Err(self.local(local, Some((asked, intent)), under));
@@ -86,7 +86,7 @@ impl Flow {
             }
             Err(why) => {
                 if let Why::Stale(Stale::Written(cause)) = why {
-                    self.report.stale_by(poll.route, cause.0);
+                    self.report.stale_by(poll.route, cause);
                 }
                 note(poll.route, why, under);
             }
@@ -94,7 +94,7 @@ impl Flow {
         if poll.mode != FreshMode::On {
             return Ok(Standing::Alone(asked, intent));
         }
-        match self.fresh.arrive(&poll) {
+        match self.fresh.arrive(&poll, !self.origin.is_up()) {
             Place::Lead(lead) => Ok(Standing::Leads(lead, asked, intent)),
             Place::Member(member, shared) => {
                 self.knock(&intent, under)?;
@@ -203,7 +203,7 @@ impl Flow {
             Some(Delivered::Failed(kind)) => Err(app_failed(kind, under)),
             None => Err(app_failed(FailureKind::ResponseIncomplete, under)),
             Some(Delivered::Stored) => {
-                let local = asked.poll.as_ref().and_then(|poll| self.fresh.replay(poll, asked.stake.member()).ok());
+                let local = asked.poll.as_ref().and_then(|poll| self.fresh.replay(poll, asked.stake.member(), !self.origin.is_up()).ok());
                 match local {
                     Some(local) => Err(self.local(local, None, under)),
                     None => self.alone(asked, intent, under).await,
@@ -265,7 +265,7 @@ impl Call {
 
     /// Whether it was answered while it waited (rule 11).
     fn again(&self, asked: &Asked) -> Option<Local> {
-        let local = self.flow.fresh.replay(asked.poll.as_ref()?, asked.stake.member()).ok()?;
+        let local = self.flow.fresh.replay(asked.poll.as_ref()?, asked.stake.member(), !self.flow.origin.is_up()).ok()?;
         self.lead.deliver(Delivered::Stored);
         Some(local)
     }

@@ -67,6 +67,14 @@ pub struct Chair {
     number: u64,
 }
 
+impl Chair {
+    /// The group that it is a member of.
+    #[must_use]
+    pub fn group(self) -> Ticket {
+        self.group
+    }
+}
+
 /// What became of a poll that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrived {

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response::Par
 use siphasher::sip128::{Hasher128, SipHasher24};
 use smallvec::SmallVec;
 
-use super::{question::by_name, replay::located::json_value_range};
-use crate::profile::{Answer, Now, Selector, glob};
+use super::question::by_name;
+use crate::profile::{Answer, Now, Selector, glob, json_value_range};
 
 /// What an answer says, as a hash with 128 bits. It has no key, so that the digests of two processes can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,4 +145,103 @@ pub(super) fn renewals(body: &[u8], rules: &Answer) -> Renewals {
     renewals.list.sort_by_key(|(range, _)| range.start);
     renewals.list.dedup_by_key(|(range, _)| range.start);
     renewals
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Response};
+
+    use super::*;
+    use crate::profile::{Answer, JsonPath};
+
+    fn rules() -> Answer {
+        Answer {
+            statuses: vec![StatusCode::OK],
+            mode: None,
+            age_max: None,
+            key_body: None,
+            ignore_headers: Vec::new(),
+            only_if: Vec::new(),
+            renew: vec![
+                (Selector::Header(HeaderName::from_static("x-weave-timestamp")), Now::Hundredths),
+                (Selector::Json(JsonPath::parse("ts").expect("a path")), Now::Seconds),
+            ],
+            drop: vec!["ratelimit-*".to_owned()],
+        }
+    }
+
+    fn head(status: u16, fields: &[(&'static str, &'static str)]) -> Parts {
+        let mut head = Response::new(()).into_parts().0;
+        head.status = StatusCode::from_u16(status).expect("a status");
+        for (name, value) in fields {
+            head.headers.append(*name, HeaderValue::from_static(value));
+        }
+        head
+    }
+
+    fn of(status: u16, fields: &[(&'static str, &'static str)], body: &str) -> Digest {
+        digest(&head(status, fields), body.as_bytes(), &rules())
+    }
+
+    const FIELDS: [(&str, &str); 3] = [("content-type", "application/json"), ("link", "a"), ("link", "b")];
+    const BODY: &str = r#"{"a":1,"ts":1700000000,"b":2}"#;
+
+    #[test]
+    fn what_is_volatile_makes_no_difference() {
+        let same = of(200, &FIELDS, BODY);
+        for more in [
+            ("date", "Thu, 01 Jan 2026 00:00:00 GMT"),
+            ("age", "7"),
+            ("server-timing", "db;dur=7"),
+            ("connection", "close"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "29"),
+            ("ratelimit-remaining", "7"),
+            ("x-weave-timestamp", "1700000000.12"),
+            ("cache-status", "tidegate; fwd=uri-miss"),
+            ("tidegate-decision", "x"),
+        ] {
+            let mut fields = FIELDS.to_vec();
+            fields.insert(1, more);
+            assert_eq!(of(200, &fields, BODY), same, "{more:?}");
+        }
+        assert_eq!(of(200, &[("connection", "x-hop"), ("x-hop", "1"), FIELDS[0], FIELDS[1], FIELDS[2]], BODY), same);
+        assert_eq!(of(200, &[FIELDS[1], FIELDS[2], FIELDS[0]], BODY), same, "the order of different headers says nothing");
+        assert_eq!(of(200, &FIELDS, r#"{"a":1,"ts":1800000000.5,"b":2}"#), same);
+        assert_eq!(of(200, &FIELDS, r#"{"a":1,"ts":"soon","b":2}"#), same);
+    }
+
+    #[test]
+    fn what_lasts_makes_a_difference() {
+        let mut seen = vec![of(200, &FIELDS, BODY)];
+        seen.push(of(201, &FIELDS, BODY));
+        seen.push(of(200, &FIELDS[..2], BODY));
+        seen.push(of(200, &[FIELDS[0], FIELDS[2], FIELDS[1]], BODY));
+        seen.push(of(200, &[FIELDS[0], FIELDS[1], FIELDS[2], ("cache-status", "other; hit")], BODY));
+        seen.push(of(200, &[FIELDS[0], FIELDS[1], FIELDS[2], ("etag", "\"1\"")], BODY));
+        seen.push(of(200, &FIELDS, r#"{"a":1,"ts":1700000000,"b":3}"#));
+        seen.push(of(200, &FIELDS, r#"{"a":2,"ts":1700000000,"b":2}"#));
+        seen.push(of(200, &FIELDS, r#"{"a":1,"ts":null,"b":2}"#));
+        seen.push(of(200, &FIELDS, r#"{"a":1,"b":2}"#));
+        seen.push(of(200, &FIELDS, r#"{"a":1,"ts":1700000000,"ts":1700000000,"b":2}"#));
+        seen.push(of(200, &FIELDS, ""));
+        for (index, digest) in seen.iter().enumerate() {
+            assert!(!seen[..index].contains(digest), "{index}");
+        }
+    }
+
+    #[test]
+    fn without_a_body_the_length_says_how_long_it_would_be() {
+        let length = |length| of(200, &[("content-length", length)], "");
+        assert_ne!(length("5"), length("6"));
+    }
+
+    #[test]
+    fn errors_and_refusals_say_nothing() {
+        for status in 100..600 {
+            let silent = [401, 403, 408, 429].contains(&status) || status >= 500;
+            assert_eq!(says_something(StatusCode::from_u16(status).expect("a status")), !silent, "{status}");
+        }
+    }
 }

@@ -10,7 +10,6 @@
 //! body
 //! ```
 
-pub mod located;
 mod names;
 
 use std::{ops::Range, time::Duration};
@@ -51,13 +50,11 @@ pub enum NotKept {
     Renew,
     /// The poll reads everything, or more documents than are kept track of.
     Scope,
-    /// A document of it was being written, or in doubt, when it was asked.
-    NotSolid,
 }
 
 impl NotKept {
     /// Every reason, in the order of the declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Status,
         Self::SetCookie,
         Self::Vary,
@@ -68,7 +65,6 @@ impl NotKept {
         Self::OnlyIf,
         Self::Renew,
         Self::Scope,
-        Self::NotSolid,
     ];
 
     /// As it stands in metrics and in `Cache-Status`.
@@ -85,7 +81,6 @@ impl NotKept {
             Self::OnlyIf => "only_if",
             Self::Renew => "renew",
             Self::Scope => "scope",
-            Self::NotSolid => "not_solid",
         }
     }
 
@@ -413,4 +408,257 @@ pub fn share(whole: &Whole) -> Response {
     *response.status_mut() = whole.status;
     *response.headers_mut() = whole.headers.clone();
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::{
+        clock::{Boot, Moment},
+        flow::fresh::{
+            keys::Reads,
+            ledger::{Asked, Ledger},
+        },
+        profile::{JsonPath, Selector},
+    };
+
+    const EPOCH: Duration = Duration::from_millis(1_700_000_000_987);
+
+    fn proof() -> Proof {
+        let ledger = Ledger::new(16, Moment(0));
+        let asked = Asked { s: 0, asked_at: Boot(0), solid: Ok(()) };
+        ledger.prove(&Reads::default(), &asked, Boot(0), Duration::from_secs(1)).expect("nothing was written")
+    }
+
+    fn rules(renew: &[(&str, Now)], drop: &[&str]) -> Answer {
+        let selector = |text: &str| match text.strip_prefix("header.") {
+            Some(name) => Selector::Header(name.parse().expect("a name")),
+            None => Selector::Json(JsonPath::parse(text.strip_prefix("json.").expect("json")).expect("a path")),
+        };
+        Answer {
+            statuses: [200, 201, 204, 206, 304, 401, 403, 404, 503].map(|status| StatusCode::from_u16(status).expect("a status")).to_vec(),
+            mode: None,
+            age_max: None,
+            key_body: None,
+            ignore_headers: Vec::new(),
+            only_if: Vec::new(),
+            renew: renew.iter().map(|(text, now)| (selector(text), *now)).collect(),
+            drop: drop.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    fn head(status: u16, fields: &[(&str, &str)]) -> Parts {
+        let mut head = http::Response::new(()).into_parts().0;
+        head.status = StatusCode::from_u16(status).expect("a status");
+        for (name, value) in fields {
+            let name = name.parse::<HeaderName>().expect("a name");
+            head.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+        }
+        head
+    }
+
+    async fn taken_apart(response: Response) -> (StatusCode, Vec<(String, Vec<u8>)>, Bytes, Option<HeaderMap>) {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a body");
+        let trailers = body.trailers().cloned();
+        (head.status, listed(&head.headers), body.to_bytes(), trailers)
+    }
+
+    fn listed(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+        headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_is_said_again_but_for_what_is_named() {
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+        println!("SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let rules = rules(&[("header.x-weave-timestamp", Now::Hundredths)], &["ratelimit-*", "x-gone"]);
+        let names = [
+            ("content-type", true),
+            ("link", true),
+            ("etag", true),
+            ("x-nobody-knows-it", true),
+            ("x-a", true),
+            ("server", true),
+            ("x-weave-timestamp", true),
+            ("date", false),
+            ("age", false),
+            ("connection", false),
+            ("content-length", false),
+            ("server-timing", false),
+            ("ratelimit-reset", false),
+            ("x-gone", false),
+        ];
+        for _ in 0..5_000 {
+            let mut expected = Vec::new();
+            let mut head = head(*random.choice([200, 201, 404].iter()).expect("one"), &[]);
+            let count = random.usize(0..20);
+            for _ in 0..count {
+                let (name, lasts) = names[random.usize(0..names.len())];
+                let value: Vec<u8> = (0..random.usize(0..40)).map(|_| random.u8(32..127)).chain([0xe9]).collect();
+                let value = if name == "connection" { b"close".to_vec() } else { value };
+                head.headers.append(name, HeaderValue::from_bytes(&value).expect("a value"));
+                if lasts {
+                    expected.push((name.to_owned(), if name == "x-weave-timestamp" { b"1700000000.98".to_vec() } else { value }));
+                }
+            }
+            let body: Bytes = (0..random.usize(1..600)).map(|_| random.u8(..)).collect();
+            let kept = keep(&head, &body, &rules).expect("it can be kept");
+            assert_eq!(kept.digest(), judge::digest(&head, &body, &rules), "{head:?}");
+            assert_eq!((kept.status(), kept.body_len()), (head.status, body.len()));
+            let (status, mut fields, again, trailers) = taken_apart(replay(&kept, proof(), EPOCH)).await;
+            assert_eq!((status, &again, trailers), (head.status, &body, None));
+            // Values of one header stay in order; different headers are not compared by order.
+            fields.sort_by(|one, other| one.0.cmp(&other.0));
+            expected.sort_by(|one, other| one.0.cmp(&other.0));
+            assert_eq!(fields, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn headers_come_in_the_order_of_the_app() {
+        let fields = [("server", "a"), ("link", "1"), ("x-own-name", "b"), ("link", "2"), ("content-type", "c"), ("link", "3")];
+        let head = head(200, &fields);
+        let kept = keep(&head, &Bytes::from_static(b"x"), &rules(&[], &[])).expect("it can be kept");
+        let (_, again, ..) = taken_apart(replay(&kept, proof(), EPOCH)).await;
+        assert_eq!(again, listed(&head.headers));
+        assert_eq!(again.len(), 6);
+    }
+
+    #[tokio::test]
+    async fn parts_are_renewed_in_their_form() {
+        let renew = [
+            ("header.x-weave-timestamp", Now::Hundredths),
+            ("json.ts", Now::Seconds),
+            ("json.a[1].ms", Now::Millis),
+            ("json.t", Now::Hundredths),
+        ];
+        let body = Bytes::from_static(br#"{"t" : "2026-01-01", "a":[0,{"ms":  1,"x":"ts"}],"ts":12, "z":[]}"#);
+        let head = head(200, &[("x-weave-timestamp", "1.00"), ("content-length", "64")]);
+        let rules = rules(&renew, &[]);
+        let kept = keep(&head, &body, &rules).expect("it can be kept");
+        assert_eq!(kept.digest(), judge::digest(&head, &body, &rules));
+        let (_, fields, again, _) = taken_apart(replay(&kept, proof(), EPOCH)).await;
+        let expected = r#"{"t" : "1700000000.98", "a":[0,{"ms":  1700000000987,"x":"ts"}],"ts":1700000000, "z":[]}"#;
+        assert_eq!(std::str::from_utf8(&again).expect("text"), expected);
+        assert_eq!(fields, [("x-weave-timestamp".to_owned(), b"1700000000.98".to_vec())], "its length is told by the new body");
+        let early = Duration::from_millis(5_007);
+        let (_, fields, again, _) = taken_apart(replay(&kept, proof(), early)).await;
+        assert_eq!(fields[0].1, b"5.00");
+        assert!(again.ends_with(br#""ts":5, "z":[]}"#));
+    }
+
+    #[test]
+    fn an_answer_without_the_part_that_is_renewed_is_not_kept() {
+        let rules = rules(&[("json.ts", Now::Seconds)], &[]);
+        for body in [r#"{"a":1}"#, "", "{", r#"{"ts":1,"ts":2}"#, r#"{"ts":null}"#, r#"{"ts":{}}"#, r#"{"ts":true}"#, "\u{1f}\u{8b}"] {
+            assert_eq!(keep(&head(200, &[]), &Bytes::from_static(body.as_bytes()), &rules).err(), Some(NotKept::Renew), "{body}");
+        }
+        assert!(keep(&head(200, &[]), &Bytes::from_static(br#"{"ts":1}"#), &rules).is_ok());
+    }
+
+    #[test]
+    fn a_head_that_is_too_long_is_not_kept() {
+        let long = "x".repeat(70_000);
+        let body = Bytes::new();
+        assert_eq!(keep(&head(200, &[("x-a", &long)]), &body, &rules(&[], &[])).err(), Some(NotKept::Size));
+        let name = "x".repeat(300);
+        assert_eq!(keep(&head(200, &[(&name, "a")]), &body, &rules(&[], &[])).err(), Some(NotKept::Size));
+        assert!(keep(&head(200, &[("x-a", &long[..65_535])]), &body, &rules(&[], &[])).is_ok());
+    }
+
+    #[test]
+    fn only_what_may_be_kept_is_kept() {
+        let may = |method: Method, request: &[(&str, &str)], status: u16, fields: &[(&str, &str)]| {
+            let noise = |name: &HeaderName| matches!(name.as_str(), "user-agent" | "x-forwarded-proto" | "authorization" | "cookie");
+            may_keep(&method, &head(200, request).headers, &head(status, fields), &rules(&[], &[]), noise)
+        };
+        let get = |status, fields: &[(&str, &str)]| may(Method::GET, &[], status, fields);
+        for status in 100..600 {
+            let expected = [200, 201, 204, 304, 404].contains(&status);
+            assert_eq!(get(status, &[]).err(), (!expected).then_some(NotKept::Status), "{status}");
+        }
+        assert_eq!(get(200, &[("set-cookie", "a=b")]), Err(NotKept::SetCookie));
+        assert_eq!(get(200, &[("trailer", "x-sum")]), Err(NotKept::Trailers));
+        assert_eq!(get(200, &[("upgrade", "h2c")]), Err(NotKept::Upgrade));
+        assert_eq!(may(Method::GET, &[("upgrade", "websocket")], 200, &[]), Err(NotKept::Upgrade));
+        assert_eq!(may(Method::CONNECT, &[], 200, &[]), Err(NotKept::Upgrade));
+        for vary in ["*", "User-Agent", "accept, x-forwarded-proto", "accept,*", "a b"] {
+            assert_eq!(get(200, &[("vary", vary)]), Err(NotKept::Vary), "{vary}");
+        }
+        assert_eq!(get(200, &[("vary", "accept"), ("vary", "user-agent")]), Err(NotKept::Vary));
+        for vary in ["", "Accept-Encoding", "accept, cookie , Authorization,Host", ","] {
+            assert_eq!(get(200, &[("vary", vary), ("cache-control", "no-store, private")]), Ok(()), "{vary}");
+        }
+    }
+
+    /// What a hyper server sends for a replay, to this request line.
+    async fn sent(kept: Kept, request: &str) -> String {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let service = hyper::service::service_fn(move |_| {
+            let response = replay(&kept, proof(), EPOCH);
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        });
+        let serving = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        client.write_all(format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await.expect("written");
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.expect("read");
+        serving.await.expect("served").expect("served well");
+        text.to_ascii_lowercase()
+    }
+
+    #[tokio::test]
+    async fn on_the_wire_there_is_one_fresh_date_and_the_right_length() {
+        let fields = [("date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("age", "7"), ("etag", "\"1\""), ("content-length", "5")];
+        let keep = |status, body: &'static str| keep(&head(status, &fields), &Bytes::from_static(body.as_bytes()), &rules(&[], &[]));
+        let check = |text: &str| {
+            assert_eq!(text.matches("\r\ndate: ").count(), 1, "{text}");
+            assert!(!text.contains(" 1970 ") && !text.contains("\r\nage:") && text.contains("\r\netag: \"1\"\r\n"), "{text}");
+        };
+        let got = sent(keep(200, "hello").expect("kept"), "GET /").await;
+        check(&got);
+        assert!(got.contains("\r\ncontent-length: 5\r\n") && got.ends_with("\r\n\r\nhello"), "{got}");
+        let asked = sent(keep(200, "").expect("kept"), "HEAD /").await;
+        check(&asked);
+        assert!(asked.contains("\r\ncontent-length: 5\r\n") && asked.ends_with("\r\n\r\n"), "{asked}");
+        let unchanged = sent(keep(304, "").expect("kept"), "GET /").await;
+        check(&unchanged);
+        assert!(unchanged.starts_with("http/1.1 304 ") && unchanged.ends_with("\r\n\r\n"), "{unchanged}");
+    }
+
+    #[tokio::test]
+    async fn those_who_share_get_the_apps_own_answer() {
+        let head = head(503, &[("date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("set-cookie", "a=b"), ("set-cookie", "c=d"), ("age", "7")]);
+        let trailers: HeaderMap = [(HeaderName::from_static("x-sum"), HeaderValue::from_static("1"))].into_iter().collect();
+        for trailers in [None, Some(trailers)] {
+            let whole = Whole::new(&head, Bytes::from_static(b"down"), trailers.clone());
+            for _ in 0..2 {
+                let (status, fields, body, sent) = taken_apart(share(&whole)).await;
+                assert_eq!((status, fields, &body[..], sent), (head.status, listed(&head.headers), &b"down"[..], trailers.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_own_label_and_place() {
+        for (index, reason) in NotKept::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert!(NotKept::ALL[..index].iter().all(|other| other.label() != reason.label()));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_written_into_exactly_the_bytes_that_were_asked_for() {
+        let rules = rules(&[("header.x-a", Now::Seconds)], &["x-gone"]);
+        let body = Bytes::from_static(b"hello");
+        let head = head(200, &[("content-type", "a/b"), ("x-own-name", "12"), ("x-a", "9"), ("x-gone", "1"), ("date", "x")]);
+        let kept = keep(&head, &body, &rules).expect("it can be kept");
+        assert_eq!(head_bytes(&head, &body, &rules), kept.begins());
+        assert_eq!(kept.size(), size_of::<Kept>() + chunk(kept.begins() + 5) + 32);
+    }
 }

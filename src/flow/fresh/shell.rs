@@ -1,14 +1,6 @@
 //! The stage as requests meet it: the ledger, the answers and those who ask, with what is in force of `[fresh]`.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{
@@ -58,8 +50,6 @@ pub struct Fresh {
     pub keys: Keyring,
     questions: Questioner,
     settings: ArcSwap<InForce>,
-    /// Whether the app answers at all.
-    down: AtomicBool,
     /// Routes that a mismatch has put back to `verify`, by their names.
     demoted: ArcSwap<BTreeSet<Arc<str>>>,
     pub(super) tell: Box<dyn Tell>,
@@ -122,7 +112,6 @@ impl Fresh {
             keys: Keyring::new(secret, bounds.depth_max),
             questions: Questioner::new([fastrand::u64(..), fastrand::u64(..)]),
             settings: ArcSwap::from_pointee(InForce::of(settings)),
-            down: AtomicBool::new(false),
             demoted: ArcSwap::default(),
             tell,
         })
@@ -144,11 +133,6 @@ impl Fresh {
     #[must_use]
     pub fn in_force(&self) -> Arc<InForce> {
         self.settings.load_full()
-    }
-
-    /// Whether the app is down or in maintenance, so that answers last longer.
-    pub fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::Relaxed);
     }
 
     /// Until when what the app shows need not last, for something that ends now.
@@ -219,25 +203,25 @@ impl Fresh {
         self.keys.credential(&shown)
     }
 
-    /// A stored answer that proves now (rules 9 and 10), for a poll that came before.
+    /// A stored answer that proves now (rules 9 and 10), for a poll that came before. `down`: the app is down or in maintenance.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn replay(&self, poll: &Poll, member: &Member) -> Result<Local, Why> {
+    pub fn replay(&self, poll: &Poll, member: &Member, down: bool) -> Result<Local, Why> {
         if !member.is_current() {
             return Err(Why::NoPoll(NoPoll::Reload));
         }
         let stored = self.answers.get(&poll.question).ok_or(Why::Miss)?;
         let boot = clock::boot();
-        let proof = self.ledger.prove(&stored.reads, &stored.asked(), boot, self.age_max(poll)).map_err(Why::Stale)?;
+        let proof = self.ledger.prove(&stored.reads, &stored.asked(), boot, self.age_max(poll, down)).map_err(Why::Stale)?;
         let again = self.again(boot.since(stored.asked_at));
         Ok(Local { stored, proof, again })
     }
 
     /// The longest time for which an answer to this poll is replayed, judged at each check.
-    fn age_max(&self, poll: &Poll) -> Duration {
+    fn age_max(&self, poll: &Poll, down: bool) -> Duration {
         let settings = self.settings.load();
-        if self.down.load(Ordering::Relaxed) {
+        if down {
             return settings.fresh.age_max_down;
         }
         poll.age_max.map_or(settings.fresh.age_max, |own| own.min(settings.fresh.age_max))
@@ -254,9 +238,9 @@ impl Fresh {
 
     /// A poll that may share arrives (rules 10 and 11).
     #[must_use]
-    pub fn arrive(&self, poll: &Poll) -> Place<Delivered> {
+    pub fn arrive(&self, poll: &Poll, down: bool) -> Place<Delivered> {
         let members_max = self.settings.load().fresh.joiners_max;
-        let age_max = self.age_max(poll);
+        let age_max = self.age_max(poll, down);
         self.joins.arrive(poll.question, members_max, |running| {
             self.ledger.prove(&running.reads, &running.asked(), clock::boot(), age_max).is_ok()
         })

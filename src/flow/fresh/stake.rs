@@ -4,7 +4,7 @@ mod shell;
 
 use http::{StatusCode, Version, header, response::Parts};
 
-pub use self::shell::{Asking, Stake, Whose, Write};
+pub use self::shell::{Stake, Whose, Widening, Write};
 
 /// Whether the end of this answer's body is told by its framing: by its length or by chunks. One that ends with its connection may have been cut
 /// short (RFC 9112 section 8).

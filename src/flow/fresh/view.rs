@@ -1,4 +1,6 @@
-//! What operators see of local answers: plain data that the shell fills and the admin listener shows. No credential is ever part of it.
+//! What operators see of local answers, as plain data: the shell below fills it, the admin listener shows it. No credential is ever part of it.
+
+mod shell;
 
 use std::time::Duration;
 
@@ -6,38 +8,6 @@ use serde::{Serialize, Serializer};
 
 /// The most stored answers that a document names.
 pub const DEPENDENTS_SHOWN_MAX: usize = 20;
-
-/// Who made a stored answer stale: a route of the profile by its index, [`u16::MAX`] for what no route matches, or one of these.
-pub mod cause {
-    /// `Tidegate-Changed` on a response of the app.
-    pub const NOTICE: u16 = u16::MAX - 1;
-    /// `POST /invalidate`.
-    pub const INVALIDATE: u16 = u16::MAX - 2;
-    /// A denial: what is kept for that credential is dropped.
-    pub const DENIED: u16 = u16::MAX - 3;
-    /// A reload that changed the profile.
-    pub const RELOAD: u16 = u16::MAX - 4;
-    /// A difference that no write explains, found by asking again.
-    pub const MISMATCH: u16 = u16::MAX - 5;
-    /// The entry of a document was dropped for want of room, and what it shares now was written since.
-    pub const DROPPED: u16 = u16::MAX - 6;
-    /// The least of them: no route has such an index.
-    pub const FIRST: u16 = DROPPED;
-
-    /// What it is called where it is no route.
-    #[must_use]
-    pub fn label(cause: u16) -> Option<&'static str> {
-        Some(match cause {
-            NOTICE => "(Tidegate-Changed)",
-            INVALIDATE => "(POST /invalidate)",
-            DENIED => "(denied)",
-            RELOAD => "(reload)",
-            MISMATCH => "(mismatch)",
-            DROPPED => "(documents_max)",
-            _ => return None,
-        })
-    }
-}
 
 /// Local answers at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -50,8 +20,10 @@ pub struct View {
     pub evicted: u64,
     /// Entries of the ledger.
     pub documents: usize,
-    /// Of them, those with a write of unknown outcome, or that may still lag.
-    pub documents_in_doubt: usize,
+    /// Their bytes.
+    pub documents_bytes: usize,
+    /// Writes in flight.
+    pub writers: usize,
     /// Writes in flight that name their documents only in their answer: nothing is replayed while there is one.
     pub suspended: usize,
     /// Questions that the app is asked just now and that may be shared.
@@ -60,9 +32,11 @@ pub struct View {
     pub waiting: usize,
     /// Polls that share or wait for another's answer.
     pub joiners: usize,
-    /// How long everything is still in doubt: after a start.
+    /// How long it takes until no document is in doubt or may lag any more, if nothing else is lost.
     #[serde(rename = "doubt_seconds", serialize_with = "seconds")]
     pub doubt: Duration,
+    /// The share of the documents without an entry that are in doubt, 0 to 1: all of them after a start.
+    pub in_doubt: f64,
     /// The routes that a mismatch put back to `verify`.
     pub distrusted: Vec<String>,
 }
@@ -74,18 +48,19 @@ pub struct DocumentView {
     pub document: String,
     /// Whether it has an entry of its own; else it shares one with all that were not written of late.
     pub entry: bool,
-    /// The number of its last write, of all that were counted since the start.
+    /// The number of its last write; 0: none since the start.
     pub last_write: u64,
-    /// The route of that write, or what else it was; unknown where the entry is shared.
-    pub last_write_by: Option<String>,
-    /// How long ago that was.
-    #[serde(rename = "last_write_seconds", serialize_with = "some_seconds")]
-    pub last_write_age: Option<Duration>,
+    /// The number of the newest write of all, to hold it against.
+    pub newest_write: u64,
+    /// The route of its last write, or what else it was, in brackets.
+    pub last_write_by: String,
     /// Writes in flight.
     pub writers: u32,
     /// How long it is still in doubt, or may lag.
     #[serde(rename = "doubt_seconds", serialize_with = "seconds")]
     pub doubt: Duration,
+    /// Which of the two: `doubt` or `settle`; none if neither.
+    pub doubt_by: Option<&'static str>,
     /// How many stored answers depend on it.
     pub answers: usize,
     /// The newest of them, at most [`DEPENDENTS_SHOWN_MAX`].
@@ -104,8 +79,8 @@ pub struct Dependent {
     pub status: u16,
     /// All that is kept of it.
     pub bytes: usize,
-    /// Whether it would be replayed now.
-    pub proven: bool,
+    /// Whether no write to any of its documents has begun since the app was asked.
+    pub unchanged: bool,
 }
 
 /// What an invalidation did.
@@ -125,14 +100,6 @@ fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Er
     serializer.serialize_f64((span.as_secs_f64() * 1000.0).round() / 1000.0)
 }
 
-#[expect(clippy::ref_option, reason = "serde passes the field itself")]
-fn some_seconds<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match span {
-        Some(span) => seconds(span, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,16 +107,8 @@ mod tests {
     #[test]
     fn times_are_shown_in_seconds_under_names_that_say_so() {
         let view = DocumentView { doubt: Duration::from_millis(1500), ..DocumentView::default() };
-        let shown = serde_json::to_value(&view).expect("plain data");
-        assert_eq!((&shown["doubt_seconds"], &shown["last_write_seconds"]), (&1.5.into(), &serde_json::Value::Null));
-        let view = DocumentView { last_write_age: Some(Duration::from_millis(250)), ..view };
-        assert_eq!(serde_json::to_value(&view).expect("plain data")["last_write_seconds"], 0.25);
-        assert_eq!(serde_json::to_value(View::default()).expect("plain data")["doubt_seconds"], 0.0);
-    }
-
-    #[test]
-    fn what_is_no_route_has_a_name() {
-        assert!((cause::FIRST..u16::MAX).all(|cause| cause::label(cause).is_some()));
-        assert_eq!((cause::label(0), cause::label(u16::MAX)), (None, None));
+        assert_eq!(serde_json::to_value(&view).expect("plain data")["doubt_seconds"], 1.5);
+        let view = View { doubt: Duration::from_micros(1), ..View::default() };
+        assert_eq!(serde_json::to_value(&view).expect("plain data")["doubt_seconds"], 0.0);
     }
 }

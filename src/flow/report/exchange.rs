@@ -102,6 +102,13 @@ impl PollAnswered {
 }
 
 impl Exchange {
+    /// It turned out to write everything.
+    pub fn widen(&mut self) {
+        self.documents.insert(0, Scope::All);
+        self.effect = Effect::Write;
+        self.everything = true;
+    }
+
     /// What it reads and writes, each scope once, at most [`SCOPES_SHOWN_MAX`].
     pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
         let distinct = |(index, scope): &(usize, &Scope)| !self.documents[..*index].contains(scope);
@@ -186,6 +193,7 @@ pub(crate) mod tests {
             app: Some(Duration::from_millis(20)),
             database: None,
             queries: None,
+            poll: None,
             bytes_in: 10,
             bytes_out: 20,
         }

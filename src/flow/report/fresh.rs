@@ -2,6 +2,7 @@
 //! who made answers stale.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{
         Arc,
@@ -13,9 +14,9 @@ use std::{
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{flow::fresh::view::cause, profile::RouteId};
+use crate::{flow::fresh::ledger::Cause, profile::RouteId};
 
 /// How many different causes one route remembers.
 const CAUSES_MAX: usize = 16;
@@ -317,11 +318,11 @@ pub(super) struct Row {
 /// Who made a route's answers stale, by Space-Saving: see `top`.
 #[derive(Debug, Default)]
 struct Causes {
-    entries: Vec<(u16, u64)>,
+    entries: Vec<(Cause, u64)>,
 }
 
 impl Causes {
-    fn add(&mut self, cause: u16) {
+    fn add(&mut self, cause: Cause) {
         if let Some((_, count)) = self.entries.iter_mut().find(|(known, _)| *known == cause) {
             *count += 1;
         } else if self.entries.len() < CAUSES_MAX {
@@ -333,7 +334,7 @@ impl Causes {
 }
 
 /// One route's polls as they are shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoutePolls {
     /// The route.
     pub route: String,
@@ -356,7 +357,7 @@ pub struct RoutePolls {
 }
 
 /// A route that made answers stale, or what else it was, in brackets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvalidatedBy {
     /// Its name.
     pub route: String,
@@ -398,8 +399,8 @@ impl Polls {
         });
     }
 
-    /// A stored answer turned out to be stale, by this [`cause`].
-    pub fn stale_by(&self, route: RouteId, cause: u16) {
+    /// A stored answer turned out to be stale.
+    pub fn stale_by(&self, route: RouteId, cause: Cause) {
         self.with(route, |row| row.causes.lock().add(cause));
     }
 
@@ -435,12 +436,13 @@ impl Polls {
 
 fn shown(row: &Row, rows: &[Arc<Row>]) -> RoutePolls {
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let name = |cause: u16| match cause::label(cause) {
-        Some(label) => label.to_owned(),
-        None => rows.get(usize::from(cause)).or_else(|| rows.last()).map_or_else(String::new, |row| row.name.to_string()),
+    let name = |cause: Cause| match (cause.label(), cause.route()) {
+        (Some(label), _) => format!("({label})"),
+        (None, Some(route)) => rows.get(usize::from(route.0)).or_else(|| rows.last()).map_or_else(String::new, |row| row.name.to_string()),
+        (None, None) => String::new(),
     };
     let mut causes = row.causes.lock().entries.clone();
-    causes.sort_by_key(|(cause, count)| (std::cmp::Reverse(*count), *cause));
+    causes.sort_by_key(|(cause, count)| Reverse((*count, *cause)));
     let (right, wrong, unjudged) = (get(&row.right), get(&row.wrong), get(&row.unjudged));
     RoutePolls {
         route: row.name.to_string(),
@@ -501,7 +503,7 @@ mod tests {
         let polls = polls(&["read", "write", "unmatched"]);
         polls.ended(RouteId(0), PollEnd::Hit);
         polls.ended(RouteId(0), WRITER);
-        for cause in [1, 1, cause::NOTICE, u16::MAX] {
+        for cause in [Cause(1), Cause(1), Cause::NOTICE, Cause::UNMATCHED] {
             polls.stale_by(RouteId(0), cause);
         }
         for right in [Some(true), Some(true), Some(false), None] {
@@ -513,7 +515,7 @@ mod tests {
         let read = &list[0];
         assert_eq!((read.polls, read.local, read.would_hit, read.right, read.wrong, read.unjudged, read.mismatches), (2, 1, 4, 2, 1, 1, 1));
         let causes: Vec<(&str, u64)> = read.invalidated_by.iter().map(|by| (by.route.as_str(), by.count)).collect();
-        assert_eq!(causes, [("write", 2), ("(Tidegate-Changed)", 1), ("unmatched", 1)]);
+        assert_eq!(causes, [("write", 2), ("(unmatched)", 1), ("(notice)", 1)]);
     }
 
     #[test]
@@ -521,12 +523,12 @@ mod tests {
         let polls = polls(&["read", "unmatched"]);
         polls.ended(RouteId(0), WRITER);
         for cause in 0..1000 {
-            polls.stale_by(RouteId(0), cause % 100);
-            polls.stale_by(RouteId(0), cause::INVALIDATE);
+            polls.stale_by(RouteId(0), Cause(cause % 100));
+            polls.stale_by(RouteId(0), Cause::INVALIDATED);
         }
         let by = polls.list().remove(0).invalidated_by;
         assert_eq!(by.len(), CAUSES_MAX);
-        assert_eq!((by[0].route.as_str(), by[0].count), ("(POST /invalidate)", 1000));
+        assert_eq!((by[0].route.as_str(), by[0].count), ("(invalidated)", 1000));
     }
 
     #[test]
@@ -534,7 +536,7 @@ mod tests {
         let polls = polls(&["read", "old", "unmatched"]);
         polls.ended(RouteId(0), PollEnd::Hit);
         polls.ended(RouteId(1), PollEnd::Hit);
-        polls.stale_by(RouteId(0), 1);
+        polls.stale_by(RouteId(0), Cause(1));
         polls.routes(&arcs(&["new", "read", "unmatched"]));
         polls.ended(RouteId(1), PollEnd::Hit);
         polls.ended(RouteId(9), PollEnd::Hit);

@@ -1,8 +1,9 @@
 //! Every metric, declared once. Labels are classes, outcomes, rules, failures, states, and the profile's route names: never data of a client.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -10,18 +11,19 @@ use parking_lot::Mutex;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
-    core::{Collector, GenericCounter},
+    core::{Collector, GenericCounter, MetricVec, MetricVecBuilder},
+    proto::MetricFamily,
 };
 
 use super::{
-    ConfigScrape, Counts, Scrape,
+    ConfigScrape, Counts, DatabaseTime, Scrape,
     exchange::Exchange,
     fresh::{Again, Asked, ENDS, Invalidation, PollEnd, RoutePolls},
 };
 use crate::{
     config::{Settings, settings::FreshMode},
     flow::fresh::view::View,
-    model::{CLASSES_MAX, Class, FailureKind, Outcome, Rule},
+    model::{CLASSES_MAX, Class, Effect, FailureKind, Outcome, Rule},
 };
 
 /// The buckets of everything that is waited for, in seconds.
@@ -112,7 +114,7 @@ struct FreshGauges {
     counts: [IntGauge; 7],
     evicted: IntCounter,
     questions: IntGaugeVec,
-    doubt: Gauge,
+    doubt: [Gauge; 2],
 }
 
 /// What is read when somebody asks. Behind one lock, so that two scrapes do not mix.
@@ -166,16 +168,8 @@ impl Metrics {
             }
         }
         self.handles.store(Arc::new(self.families.resolve(settings, &before.classes)));
-        let families = &self.families;
-        for family in [&families.everything_writes, &families.mismatches] {
-            for route in label_values(family, "route").iter().filter(|route| !routes.contains(*route)) {
-                let _ = family.remove_label_values(&[route]);
-            }
-        }
-        for route in label_values(&families.verified, "route").iter().filter(|route| !routes.contains(*route)) {
-            for result in VERIFIED {
-                let _ = families.verified.remove_label_values(&[route, result]);
-            }
+        for family in [&self.families.everything_writes, &self.families.mismatches, &self.families.verified] {
+            forget(family, "route", |route| !routes.contains(route));
         }
     }
 
@@ -237,6 +231,10 @@ impl Metrics {
         let account = handles.of(exchange.account.or(exchange.class));
         if let Some(app) = exchange.app {
             account.app_seconds.inc_by(app.as_secs_f64());
+            if exchange.effect == Effect::Write {
+                let by = if exchange.everything { Invalidation::Everything } else { Invalidation::Write };
+                handles.invalidations[by as usize].inc();
+            }
             if exchange.everything {
                 self.families.everything_writes.with_label_values(&[&*exchange.route]).inc();
             }
@@ -253,7 +251,7 @@ impl Metrics {
     }
 
     /// The app worked on a question of our own.
-    pub fn background(&self, account: Class, app: std::time::Duration, told: &super::DatabaseTime) {
+    pub fn background(&self, account: Class, app: Duration, told: &DatabaseTime) {
         let handles = self.handles.load();
         let account = handles.of(Some(account));
         account.app_seconds.inc_by(app.as_secs_f64());
@@ -430,25 +428,18 @@ impl Families {
 
 impl Families {
     fn remove(&self, class: &str) {
-        for outcome in Outcome::ALL {
-            let _ = self.requests.remove_label_values(&[class, outcome.label()]);
+        let gone = |name: &str| name == class;
+        for counters in [&self.requests, &self.refusals, &self.shadow_refusals, &self.moved, &self.polls] {
+            forget(counters, "class", gone);
         }
-        for rule in Rule::ALL {
-            let _ = self.refusals.remove_label_values(&[class, rule.label()]);
-            let _ = self.shadow_refusals.remove_label_values(&[class, rule.label()]);
-        }
-        for end in PollEnd::all() {
-            let [result, detail] = end.labels();
-            let _ = self.polls.remove_label_values(&[class, result, detail]);
+        for counters in [&self.database_queries, &self.request_bytes, &self.response_bytes] {
+            forget(counters, "class", gone);
         }
         for histograms in [&self.request_seconds, &self.queue_seconds, &self.predicted_wait, &self.predicted_wait_error] {
-            let _ = histograms.remove_label_values(&[class]);
+            forget(histograms, "class", gone);
         }
         for counters in [&self.app_seconds, &self.database_seconds] {
-            let _ = counters.remove_label_values(&[class]);
-        }
-        for counters in [&self.moved, &self.database_queries, &self.request_bytes, &self.response_bytes] {
-            let _ = counters.remove_label_values(&[class]);
+            forget(counters, "class", gone);
         }
     }
 }
@@ -548,19 +539,23 @@ impl FreshGauges {
             ("tidegate_fresh_answers", "Stored answers."),
             ("tidegate_fresh_answers_bytes", "Bytes of stored answers, with all that is kept of them."),
             ("tidegate_fresh_documents", "Documents whose last write is remembered by itself."),
-            ("tidegate_fresh_documents_in_doubt", "Documents that may yet change without another write."),
+            ("tidegate_fresh_writers", "Writes in flight."),
             ("tidegate_fresh_suspended", "Writes in flight that name their documents only in their answer."),
             ("tidegate_fresh_joiners", "Polls that share or wait for another's answer."),
             ("tidegate_fresh_distrusted_routes", "Routes that a mismatch put back to verify."),
         ];
         let evicted = IntCounter::new("tidegate_fresh_evicted_total", "Stored answers that were dropped for want of room.");
-        let doubt = Gauge::new("tidegate_fresh_doubt_seconds", "How long everything is still in doubt after a start.");
+        let real = |(name, help)| registered(registry, Gauge::new(name, help).expect("a valid name"));
+        let doubt = [
+            ("tidegate_fresh_doubt_seconds", "Until no document is in doubt any more, if nothing else is lost."),
+            ("tidegate_fresh_doubt_ratio", "The share of documents not written of late that are in doubt: 1 after a start."),
+        ];
         Self {
             mode: by("tidegate_fresh_mode", "1 for the mode of local answers that is in force: off, verify or on.", "mode"),
             counts: counts.map(one),
             evicted: registered(registry, evicted.expect("a valid name")),
             questions: by("tidegate_fresh_questions", "Questions that may be shared: at the app, or waiting for the one there.", "state"),
-            doubt: registered(registry, doubt.expect("a valid name")),
+            doubt: doubt.map(real),
         }
     }
 
@@ -569,13 +564,13 @@ impl FreshGauges {
             self.mode.with_label_values(&[known.label()]).set(i64::from(known == mode));
         }
         let bytes = usize::try_from(view.answers_bytes).unwrap_or(usize::MAX);
-        let known = [view.answers, bytes, view.documents, view.documents_in_doubt, view.suspended, view.joiners, view.distrusted.len()];
+        let known = [view.answers, bytes, view.documents, view.writers, view.suspended, view.joiners, view.distrusted.len()];
         self.counts.iter().zip(known).for_each(|(gauge, count)| gauge.set(whole(count)));
         raise(&self.evicted, view.evicted);
         for (state, count) in [("running", view.running), ("waiting", view.waiting)] {
             self.questions.with_label_values(&[state]).set(whole(count));
         }
-        self.doubt.set(view.doubt.as_secs_f64());
+        self.doubt.iter().zip([view.doubt.as_secs_f64(), view.in_doubt]).for_each(|(gauge, value)| gauge.set(value));
     }
 }
 
@@ -597,17 +592,19 @@ fn register(registry: &Registry, collector: Box<dyn Collector>) {
     registry.register(collector).expect("every name is declared once, in this file");
 }
 
-fn label_values(family: &IntCounterVec, label: &str) -> Vec<String> {
-    let mut values = Vec::new();
-    for metric in family.collect().iter().flat_map(prometheus::proto::MetricFamily::get_metric) {
-        values.extend(metric.get_label().iter().filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()));
+/// Takes away the series whose `label` is `gone`.
+fn forget<B: MetricVecBuilder>(family: &MetricVec<B>, label: &str, gone: impl Fn(&str) -> bool) {
+    for metric in family.collect().iter().flat_map(MetricFamily::get_metric) {
+        let labels: HashMap<&str, &str> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+        if labels.get(label).is_some_and(|value| gone(value)) {
+            let _ = family.remove(&labels);
+        }
     }
-    values
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, process::Stdio, time::Duration};
+    use std::{io::Write as _, process::Stdio};
 
     use super::*;
     use crate::{
@@ -678,6 +675,7 @@ mod tests {
             "tidegate_database_queries_total{class=\"large\"} 3",
             "tidegate_moved_total{class=\"sync\"} 1",
             "tidegate_everything_writes_total{route=\"sync\"} 1",
+            "tidegate_fresh_invalidations_total{cause=\"everything\"} 1",
             "tidegate_request_bytes_total{class=\"sync\"} 10",
             "tidegate_response_bytes_total{class=\"sync\"} 20",
         ] {

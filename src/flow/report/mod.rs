@@ -25,7 +25,10 @@ use self::{fresh::Polls, metrics::Metrics, top::Top};
 use crate::{
     clock::{self, Moment},
     config::Settings,
-    flow::{fresh::view, gate},
+    flow::{
+        fresh::{ledger::Cause, view},
+        gate,
+    },
     model::{Class, Classes, Outcome, Rule},
     profile::RouteId,
 };
@@ -150,8 +153,8 @@ impl Report {
         self.shared.polls.ended(route, end);
     }
 
-    /// The stored answer to a poll turned out to be stale, by a write of the route with this index or by one of [`view::cause`].
-    pub fn stale_by(&self, poll: RouteId, cause: u16) {
+    /// The stored answer to a poll turned out to be stale, by a write of this route or by what else it was.
+    pub fn stale_by(&self, poll: RouteId, cause: Cause) {
         self.shared.polls.stale_by(poll, cause);
     }
 
@@ -160,7 +163,7 @@ impl Report {
         self.shared.polls.would_have(poll, right);
     }
 
-    /// Stored answers became stale. For writes: once for each that begins.
+    /// Stored answers became stale other than by a write that passes through: those are counted as they end.
     pub fn invalidated(&self, by: Invalidation) {
         self.shared.metrics.invalidated(by);
     }

@@ -27,7 +27,6 @@ impl From<NotKept> for Detail {
             NotKept::Size => Self::Size,
             NotKept::OnlyIf | NotKept::Renew => Self::Shape,
             NotKept::Scope => Self::Scope,
-            NotKept::NotSolid => Self::Writer,
         }
     }
 }

@@ -93,3 +93,51 @@ pub(super) fn pack(from: Moment, why: Quiet) -> u64 {
 fn unpack(packed: u64) -> (Moment, Quiet) {
     (Moment(packed & !1), if packed & 1 == 1 { Quiet::Doubt } else { Quiet::Settle })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_moment_counts_and_of_one_moment_the_graver_reason() {
+        let mut cell = Cell::new(Moment(0));
+        for (from, why, wanted) in [
+            (10, Quiet::Settle, (10, Quiet::Settle)),
+            (8, Quiet::Doubt, (10, Quiet::Settle)),
+            (10, Quiet::Doubt, (10, Quiet::Doubt)),
+            (10, Quiet::Settle, (10, Quiet::Doubt)),
+            (12, Quiet::Settle, (12, Quiet::Settle)),
+        ] {
+            cell.raise_quiet(Moment(from), why);
+            assert_eq!((cell.quiet_from, cell.quiet), (Moment(wanted.0), wanted.1));
+        }
+    }
+
+    #[test]
+    fn a_moment_and_its_reason_fit_one_number_that_grows_with_both() {
+        let times = [0, 1, 2, 3, 1000, 1001, u64::MAX - 2];
+        for (from, why) in times.iter().flat_map(|from| [(*from, Quiet::Settle), (*from, Quiet::Doubt)]) {
+            let (moment, reason) = unpack(pack(Moment(from), why));
+            assert!(reason == why && moment.0 >= from && moment.0 - from <= 1, "{from}: {moment:?}");
+        }
+        assert!(pack(Moment(10), Quiet::Doubt) > pack(Moment(10), Quiet::Settle));
+        assert!(pack(Moment(11), Quiet::Settle) > pack(Moment(10), Quiet::Doubt));
+    }
+
+    #[test]
+    fn a_cell_is_solid_if_nobody_writes_and_it_is_quiet() {
+        let mut cell = Cell::new(Moment(0));
+        assert_eq!(cell.solid(Moment(0)), Ok(()));
+        cell.begin(1, Cause(1));
+        assert_eq!(cell.solid(Moment(0)), Err(NotSolid::Writer));
+        cell.begin(2, Cause(2));
+        cell.end(Some((Moment(10), Quiet::Doubt)));
+        assert_eq!(cell.solid(Moment(99)), Err(NotSolid::Writer));
+        cell.end(None);
+        assert_eq!(cell.solid(Moment(9)), Err(NotSolid::Doubt));
+        assert_eq!(cell.solid(Moment(10)), Ok(()));
+        let all = Cell { writers: 1, last_write: 1, ..Cell::new(Moment(20)) };
+        let both = cell.with(&all);
+        assert_eq!((both.writers, both.last_write, both.quiet_from, both.cause), (1, 2, Moment(20), Cause(2)));
+    }
+}

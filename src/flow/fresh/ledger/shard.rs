@@ -74,7 +74,7 @@ impl Shard {
         if self.taken >= self.room {
             self.turn();
         }
-        // The floor is read after it was raised. It never has writers.
+        // The floor never has writers.
         let mut cell = known.unwrap_or(self.floor);
         change(&mut cell);
         self.young.insert(key, cell);
@@ -152,5 +152,96 @@ impl Shard {
     #[cfg(test)]
     pub(super) fn has_dropped(&self) -> bool {
         self.floor.cause == Cause::FORGOTTEN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(shard: &mut Shard, key: u64, number: u64) {
+        shard.mark(Key(key), |cell| cell.begin(number, Cause(1)));
+        shard.check(number);
+    }
+
+    fn end(shard: &mut Shard, key: u64, quiet_from: u64) {
+        shard.end(Key(key), Some((Moment(quiet_from), Quiet::Settle)));
+    }
+
+    #[test]
+    fn what_is_dropped_raises_the_floor_and_a_new_entry_starts_there() {
+        let mut shard = Shard::new(2, Moment(5));
+        assert_eq!(shard.look(Key(1)), (Cell::new(Moment(5)), false));
+        for key in 1..=4 {
+            begin(&mut shard, key, key);
+            end(&mut shard, key, 10 * key);
+        }
+        assert_eq!((shard.len(), shard.floor()), (4, Cell::new(Moment(5))), "there is room for two generations of two");
+        begin(&mut shard, 5, 5);
+        let (floor, own) = shard.look(Key(1));
+        assert_eq!((floor.last_write, floor.quiet_from, floor.writers, own), (2, Moment(20), 0, false));
+        assert_eq!(floor.cause, Cause::FORGOTTEN);
+        begin(&mut shard, 6, 6);
+        let (cell, own) = shard.look(Key(6));
+        assert_eq!((cell.last_write, cell.quiet_from, cell.writers, own), (6, Moment(20), 1, true));
+        assert_eq!(shard.look(Key(3)).0.last_write, 3, "the generation before the last is whole");
+    }
+
+    #[test]
+    fn who_is_written_stays_however_many_come() {
+        let mut shard = Shard::new(2, Moment(0));
+        begin(&mut shard, 1, 1);
+        for number in 2..1000 {
+            begin(&mut shard, number, number);
+            end(&mut shard, number, 0);
+            let (cell, own) = shard.look(Key(1));
+            assert!(own && cell.writers == 1);
+            assert!(shard.len() <= 4, "{} entries", shard.len());
+        }
+        end(&mut shard, 1, 7);
+        for number in 1000..1010 {
+            begin(&mut shard, number, number);
+            end(&mut shard, number, 0);
+        }
+        assert_eq!((shard.look(Key(1)).1, shard.floor().quiet_from), (false, Moment(7)));
+    }
+
+    #[test]
+    fn a_document_that_is_written_again_does_not_raise_the_floor() {
+        let mut shard = Shard::new(4, Moment(0));
+        for number in 1..1000 {
+            // Every third write is that of one document.
+            let key = if number % 3 == 0 { 0 } else { number };
+            begin(&mut shard, key, number);
+            end(&mut shard, key, 0);
+            assert!(number < 3 || shard.look(Key(0)).1);
+            assert!(shard.floor().last_write + 3 <= number.max(3), "the floor is what was not written for a generation");
+        }
+    }
+
+    #[test]
+    fn more_documents_that_are_being_written_than_there_is_room_for_are_all_kept_and_go_when_they_end() {
+        let mut shard = Shard::new(2, Moment(0));
+        for key in 1..=100 {
+            begin(&mut shard, key, key);
+        }
+        assert_eq!(shard.len(), 100);
+        for key in 1..=100 {
+            end(&mut shard, key, 0);
+        }
+        for key in 101..=110 {
+            begin(&mut shard, key, key);
+            end(&mut shard, key, 0);
+        }
+        assert!(shard.len() <= 4, "{} entries", shard.len());
+    }
+
+    #[test]
+    fn an_entry_takes_thirty_two_bytes_and_its_mark() {
+        assert_eq!(ENTRY_BYTES, 33);
+        let mut shard = Shard::new(100, Moment(0));
+        assert_eq!(shard.bytes(), 0);
+        (0..100).for_each(|key| begin(&mut shard, key, key));
+        assert_eq!(shard.bytes(), 128 * 33);
     }
 }

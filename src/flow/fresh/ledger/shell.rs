@@ -218,6 +218,7 @@ impl Ledger {
             all: Looked::of(&all, true),
             everything: Looked::of(&everything, true),
             all_solid: all.solid(now),
+            parts: self.shards.len(),
             floors_in_doubt: 0,
         };
         for shard in &self.shards {
@@ -233,5 +234,26 @@ impl Ledger {
     fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
         let index = usize::from((key.0 >> 40) as u16) & (self.shards.len() - 1);
         self.shards[index].lock()
+    }
+
+    /// The invariants of every shard.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.shards.iter().for_each(|shard| {
+            // Inside the lock: what the shard holds was given out before.
+            let shard = shard.lock();
+            shard.check(self.root.sequence());
+        });
+    }
+
+    /// The writers of `all` and of `everything`.
+    #[cfg(test)]
+    pub(super) fn root(&self) -> (u64, u64) {
+        (self.root.all().writers, self.root.everything().writers)
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_dropped(&self) -> bool {
+        self.shards.iter().any(|shard| shard.lock().has_dropped())
     }
 }

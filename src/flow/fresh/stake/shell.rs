@@ -5,10 +5,11 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, response::Parts};
+use parking_lot::Mutex;
 
 use super::{is_delimited, is_known};
 use crate::{
-    clock,
+    clock::{self, Moment},
     flow::fresh::{
         Again, Delivered, Fresh, Judged, Poll, Verdict,
         answers::Stored,
@@ -35,6 +36,7 @@ pub struct Stake {
     member: Member,
     write: Option<Write>,
     asking: Option<Box<Asking>>,
+    widening: Option<Arc<Widening>>,
     /// The first byte of an attempt may have been written, and nothing is known of its end.
     sent: bool,
     /// An attempt was lost: whatever becomes of a later one, that one may still take effect.
@@ -51,6 +53,56 @@ pub struct Write {
     suspends: bool,
     /// What the reply names has been told.
     told: bool,
+}
+
+/// Widens a write to everything while its body streams: a later byte may contradict what its beginning showed.
+#[derive(Debug)]
+pub struct Widening {
+    fresh: Arc<Fresh>,
+    route: RouteId,
+    state: Mutex<Width>,
+}
+
+/// How wide a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    /// As its beginning showed.
+    Narrow,
+    /// Everything, too.
+    Wide,
+    /// It has ended.
+    Ended,
+}
+
+impl Widening {
+    /// Before the bytes that say so go on.
+    pub fn widen(&self) {
+        let mut state = self.state.lock();
+        let everything = Touched::everything();
+        match *state {
+            Width::Wide => {}
+            Width::Narrow => {
+                self.fresh.ledger.begin(&everything, Cause::from(self.route));
+                *state = Width::Wide;
+            }
+            // Its end is known to nobody: an answer came before these bytes went out.
+            Width::Ended => {
+                self.fresh.ledger.begin(&everything, Cause::from(self.route));
+                self.fresh.ledger.end(&everything, self.fresh.quiet_from(false), Quiet::Doubt);
+            }
+        }
+    }
+
+    fn end(&self, quiet: Option<(Moment, Quiet)>) {
+        let before = std::mem::replace(&mut *self.state.lock(), Width::Ended);
+        if before == Width::Wide {
+            let everything = Touched::everything();
+            match quiet {
+                None => self.fresh.ledger.unsent(&everything),
+                Some((quiet_from, quiet)) => self.fresh.ledger.end(&everything, quiet_from, quiet),
+            }
+        }
+    }
 }
 
 /// What a call asks.
@@ -142,6 +194,7 @@ impl Stake {
             member,
             write,
             asking,
+            widening: None,
             sent: false,
             was_lost: false,
             head: None,
@@ -152,6 +205,12 @@ impl Stake {
     #[must_use]
     pub fn member(&self) -> &Member {
         &self.member
+    }
+
+    /// What widens its write while it streams. A body that streams is sent once.
+    pub fn widening(&mut self) -> Arc<Widening> {
+        let made = || Arc::new(Widening { fresh: Arc::clone(&self.fresh), route: self.route, state: Mutex::new(Width::Narrow) });
+        Arc::clone(self.widening.get_or_insert_with(made))
     }
 
     /// Its answer goes to those who share it.
@@ -230,6 +289,9 @@ impl Stake {
             if write.suspends {
                 ledger.resume();
             }
+        }
+        if let Some(widening) = &self.widening {
+            widening.end(Some((quiet_from, quiet)));
         }
         self.member.ends(if self.was_lost || !known { End::Unknown(self.fresh.quiet_from(false)) } else { End::Known(quiet_from) });
     }
@@ -325,7 +387,7 @@ impl Stake {
     }
 
     /// The answer is complete to its last byte (rules 3 and 8). `body`: what was copied of it; `trailers`: whether it has any; `request_whole`:
-    /// the request was sent to its last byte. For a poll, whether its answer is kept.
+    /// the request was sent to its last byte. For a poll whose answer lasts, whether it is kept.
     pub fn whole(&mut self, body: Option<Bytes>, trailers: bool, request_whole: bool) -> Option<Result<(), NotKept>> {
         if !std::mem::take(&mut self.sent) {
             return None;
@@ -348,9 +410,9 @@ impl Stake {
         if let Some(lead) = &asking.lead {
             lead.deliver(Delivered::Alone);
         }
-        let kept = asking.kept;
+        let kept = asking.asked.filter(|asked| asked.solid.is_ok() && self.member.is_current()).map(|_| asking.kept);
         self.asking = Some(asking);
-        Some(kept)
+        kept
     }
 
     /// Keeps, judges and shares a whole answer.
@@ -373,9 +435,6 @@ impl Stake {
         }
         asking.kept = asking.kept.and(may);
         let lasts = asking.asked.filter(|asked| asked.solid.is_ok() && self.member.is_current());
-        if lasts.is_none() {
-            asking.kept = asking.kept.and(Err(NotKept::NotSolid));
-        }
         if let Some(Asked { s, asked_at, .. }) = lasts
             && asking.kept.is_ok()
         {
@@ -416,5 +475,9 @@ impl Stake {
 impl Drop for Stake {
     fn drop(&mut self) {
         self.lost();
+        // If nothing was sent after all, nothing was written.
+        if let Some(widening) = &self.widening {
+            widening.end(None);
+        }
     }
 }
