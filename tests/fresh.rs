@@ -37,6 +37,13 @@ reads = ["doc:{path.id}"]
 answer = { mode = "verify" }
 
 [[route]]
+name = "asked by POST"
+method = ["POST"]
+path = "/ask"
+reads = ["doc:a"]
+answer = {}
+
+[[route]]
 name = "poll"
 method = ["GET", "HEAD"]
 path = "/{id}"
@@ -133,6 +140,24 @@ async fn another_credential_and_another_question_are_another_answer() {
     assert!(is_hit(&noise));
     let nobody = request(tidegate.listen, "GET", "/a?count", &[], &[]).await;
     assert_eq!(status(&nobody), "tidegate; fwd=bypass; detail=credential");
+}
+
+#[tokio::test]
+async fn the_body_is_part_of_the_question_and_what_has_trailers_is_none() {
+    let app = App::start().await;
+    let tidegate = start(&app, "").await;
+    let ask = |body: &'static str| request(tidegate.listen, "POST", "/ask?echo", &["authorization: alice"], body.as_bytes());
+    assert!(!is_hit(&ask("one").await) && !is_hit(&ask("two").await));
+    let one = ask("one").await;
+    assert_eq!((is_hit(&one), one.text().as_str()), (true, "one"));
+    let trailed = |body: &str| {
+        let head = "POST /ask?echo HTTP/1.1\r\nhost: x\r\nauthorization: alice\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n";
+        format!("{head}{:x}\r\n{body}\r\n0\r\nx-sum: 1\r\n\r\n", body.len())
+    };
+    for body in ["one", "two", "one"] {
+        let answer = common::wire::exchange(tidegate.listen, trailed(body)).await;
+        assert_eq!((status(&answer).as_str(), answer.text().as_str()), ("tidegate; fwd=bypass; detail=body", body));
+    }
 }
 
 #[tokio::test]
@@ -494,7 +519,8 @@ async fn while_the_app_is_down_old_answers_go_on() {
 async fn killed_it_doubts_everything_and_stopped_cleanly_only_what_is_in_doubt() {
     let app = App::start().await;
     let mut tidegate =
-        Tidegate::start_with(app.address, PROFILE, "fresh.mode = \"on\"\nfresh.start_doubt = \"700ms\"\nstate.file = \"./tidegate.state\"").await;
+        Tidegate::start_with(app.address, PROFILE, "fresh.mode = \"on\"\nfresh.start_doubt = \"700ms\"\nstate.file = \"./tidegate.state\"")
+            .await;
     until_hit(&tidegate, "/a").await;
     tidegate.signal("KILL");
     assert_ne!(tidegate.exit_code().await, Some(0));
@@ -525,7 +551,8 @@ async fn an_open_upgrade_that_no_route_declares_may_write_anything() {
 #[tokio::test]
 async fn a_clients_rate_holds_for_local_answers_and_nothing_else_does() {
     let app = App::start().await;
-    let settings = "class.noop.client.rate = { per_second = 0.01, burst = 3 }\nclass.noop.rate = { per_second = 0.01, burst = 1, mode = \"enforce\" }";
+    let settings =
+        "class.noop.client.rate = { per_second = 0.01, burst = 3 }\nclass.noop.rate = { per_second = 0.01, burst = 1, mode = \"enforce\" }";
     let tidegate = start(&app, settings).await;
     assert_eq!(ask(&tidegate, "/a").await.status, 200);
     assert!(is_hit(&ask(&tidegate, "/a").await) && is_hit(&ask(&tidegate, "/a").await));

@@ -91,7 +91,7 @@ impl Flow {
                 note(poll.route, why, under);
             }
         }
-        if poll.mode != FreshMode::On {
+        if poll.mode != FreshMode::On || !asked.stake.member().is_current() {
             return Ok(Standing::Alone(asked, intent));
         }
         match self.fresh.arrive(&poll, !self.origin.is_up()) {

@@ -154,11 +154,9 @@ impl Fresh {
     ///
     /// # Errors
     /// Why its answer may be neither kept nor shared.
-    pub fn poll(&self, profile: &Profile, generation: u64, reading: &Reading, head: &Parts, body: &[u8]) -> Result<Poll, NoPoll> {
+    pub fn poll(&self, profile: &Profile, generation: u64, reading: &Reading, head: &Parts, body: Option<&[u8]>) -> Result<Poll, NoPoll> {
         let rules = profile.answer(reading.route).ok_or(NoPoll::Effect)?;
-        if reading.effect != Effect::Poll {
-            return Err(NoPoll::Body);
-        }
+        let body = body.filter(|_| reading.effect == Effect::Poll).ok_or(NoPoll::Body)?;
         let settings = self.settings.load();
         let own = match rules.mode {
             Some(AnswerMode::Off) => FreshMode::Off,
