@@ -342,14 +342,14 @@ impl Flow {
                 None
             }
         };
-        let whose = Whose {
+        let of = Whose {
             profile: Arc::clone(&plan.profile),
             route: reading.route,
             credential: self.fresh.credential(reading, head),
             is_head: head.method == Method::HEAD,
             is_stream: reading.stream.is_some(),
         };
-        (Stake::new(Arc::clone(&self.fresh), whose, member, write, poll.clone()), poll)
+        (Stake::new(Arc::clone(&self.fresh), of, member, write, poll.clone()), poll)
     }
 
     /// A seat, or a refusal that says when to come back.

@@ -95,15 +95,12 @@ impl Fresh {
     pub fn new(settings: &Settings, doubts: Option<Doubts>, tell: Box<dyn Tell>) -> Arc<Self> {
         let bounds = &settings.fresh;
         let now = clock::now();
-        let (secret, ledger) = match doubts {
-            Some(Doubts { secret, doubts }) => {
-                let doubts: Vec<_> = doubts.into_iter().map(|(key, left)| (key, now + left)).collect();
-                (secret, Ledger::with_doubts(bounds.documents_max, &doubts))
-            }
-            None => {
-                let secret = [fastrand::u64(..), fastrand::u64(..)];
-                (secret, Ledger::new(bounds.documents_max, now + bounds.start_doubt + bounds.settle))
-            }
+        let (secret, ledger) = if let Some(Doubts { secret, doubts }) = doubts {
+            let doubts: Vec<_> = doubts.into_iter().map(|(key, left)| (key, now + left)).collect();
+            (secret, Ledger::with_doubts(bounds.documents_max, &doubts))
+        } else {
+            let quiet_from = now + bounds.start_doubt + bounds.settle;
+            ([fastrand::u64(..), fastrand::u64(..)], Ledger::new(bounds.documents_max, quiet_from))
         };
         Arc::new(Self {
             ledger: Arc::new(ledger),
