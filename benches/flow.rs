@@ -108,6 +108,7 @@ impl House {
             app: Some(took),
             database: told.time,
             queries: told.queries,
+            poll: None,
             bytes_in: BODY.len() as u64,
             bytes_out: 140,
         };

@@ -1,6 +1,15 @@
 //! From settings to running servers, and to their end.
 
-use std::{fmt, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -16,6 +25,7 @@ use crate::{
     flow::{
         Flow, Plan,
         accept::{Connection, Drain, Stage, listener, listener::Front},
+        fresh::view::{DocumentView, Invalidated},
         report::{AppView, LogSink, Report, Scrape},
     },
     ops::{
@@ -23,6 +33,7 @@ use crate::{
         load::{self, Loaded, Origin},
         reload,
         state_file::StateFile,
+        verify,
     },
     written,
 };
@@ -64,6 +75,8 @@ struct House {
     flow: Arc<Flow>,
     front: Front,
     stop: Notify,
+    /// Whether everything that ran had ended by itself at the end of the drain, so that no write can begin any more.
+    clean: AtomicBool,
 }
 
 impl Running {
@@ -90,7 +103,8 @@ impl Running {
 impl admin::Running for House {
     fn scrape(&self) -> Scrape {
         let (documents, documents_dear) = self.flow.documents.counts();
-        Scrape { gate: self.flow.gate.view(), documents, documents_dear, app: self.app_view(), connections: self.front.tasks.len() }
+        let (gate, app, connections) = (self.flow.gate.view(), self.app_view(), self.front.tasks.len());
+        Scrape { gate, documents, documents_dear, app, connections, fresh: self.flow.fresh.view() }
     }
 
     fn ready(&self) -> bool {
@@ -99,6 +113,19 @@ impl admin::Running for House {
 
     fn drain(&self) {
         self.stop.notify_one();
+    }
+
+    fn document(&self, scope: &str) -> Option<DocumentView> {
+        let profile = Arc::clone(&self.flow.plan.load().profile);
+        self.flow.fresh.document(scope, |route| profile.route_name(route).to_owned())
+    }
+
+    fn invalidate(&self, scopes: &[String]) -> Result<Invalidated, String> {
+        self.flow.fresh.invalidate(scopes)
+    }
+
+    fn reset_audit(&self, routes: Option<&[String]>) -> usize {
+        self.flow.fresh.promote(routes)
     }
 }
 
@@ -126,14 +153,18 @@ pub fn start(origin: Origin, loaded: Loaded) -> Result<Running, StartError> {
     let drain = Drain::default();
     let calls = TaskTracker::new();
     let plan = Plan::new(settings.clone(), Arc::clone(&loaded.profile));
-    let flow = Flow::new(plan, report.clone(), drain.clone(), calls.clone());
+    let doubts = settings.state_file.clone().and_then(|path| StateFile::new(path).take_doubts());
+    if let Some(doubts) = &doubts {
+        tracing::info!(documents = doubts.doubts.len(), "the last process stopped cleanly: only these are in doubt");
+    }
+    let flow = Flow::new(plan, report.clone(), drain.clone(), calls.clone(), doubts);
     let front = Front {
         places: Arc::new(Semaphore::new(listen.connections_max)),
         listen: Arc::new(ArcSwap::from_pointee(listen)),
         drain,
         tasks: TaskTracker::new(),
     };
-    let house = Arc::new(House { flow, front, stop: Notify::new() });
+    let house = Arc::new(House { flow, front, stop: Notify::new(), clean: AtomicBool::new(false) });
 
     let applied = Arc::clone(&house);
     let apply = Box::new(move |loaded: &Arc<Loaded>| applied.apply(loaded));
@@ -192,12 +223,18 @@ impl House {
             tracing::info!("what was learned before is taken back from the state file");
         }
         let kept = CancellationToken::new();
-        let keeping = state_file.map(|file| tokio::spawn(file.keep(Arc::clone(&self.flow.documents), kept.clone())));
+        let keeping = state_file.map(|file| {
+            let ending = Arc::clone(&self);
+            let doubts = move || if ending.clean.load(Ordering::Relaxed) { ending.flow.fresh.doubts() } else { None };
+            tokio::spawn(file.keep(Arc::clone(&self.flow.documents), kept.clone(), doubts))
+        });
         let mut chores = tokio::task::JoinSet::new();
         let (closing, closed) = oneshot::channel::<()>();
         chores.spawn(reloads.run());
         let watched = Arc::clone(&self);
         chores.spawn(async move { watched.flow.origin.watch().await });
+        let flow = Arc::clone(&self.flow);
+        chores.spawn(verify::tell(self.flow.report.clone(), move || flow.plan.load().settings.fresh.mode, verify::INTERVAL));
         // Without an operators' listener the reloads go on for as long as somebody could still ask for them: this one.
         let asker = reloader.clone();
         let served = console.map(|console| {
@@ -260,6 +297,8 @@ impl House {
                 calls.wait().await;
             };
             let _ = tokio::time::timeout(CUT_GRACE, ending).await;
+        } else {
+            self.clean.store(true, Ordering::Relaxed);
         }
         self.flow.origin.pool.close_idle();
     }

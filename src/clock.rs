@@ -75,6 +75,12 @@ pub fn instant(moment: Moment) -> tokio::time::Instant {
     tokio::time::Instant::from_std(*START + Duration::from_nanos(moment.0))
 }
 
+/// The time since 1970 by the wall clock, for what people and other machines read.
+#[must_use]
+pub fn since_epoch() -> Duration {
+    wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Now, by the wall clock: for what people and other machines read, never for a decision.
 #[must_use]
 pub fn wall() -> SystemTime {

@@ -9,6 +9,7 @@ use tidegate::{
         explain::{self, Question},
         health,
         load::{self, Flags, Origin},
+        visit::Desk,
     },
     written::{self, Mistake},
 };
@@ -30,7 +31,7 @@ enum Command {
     /// Check a configuration, or a profile, and tell every mistake at once.
     #[command(after_help = CHECK_HELP)]
     Check(Check),
-    /// Say what a request would be taken for, and which rules it is held to.
+    /// Say what a request would be taken for and which rules it is held to; ask a running tidegate what it knows of its documents.
     #[command(after_help = EXPLAIN_HELP)]
     Explain(Explain),
     /// Ask a running tidegate whether it is well.
@@ -67,8 +68,17 @@ Examples:
   tidegate explain --profile couchdb --target /notes/_changes
   tidegate explain --config tidegate.toml --method POST --target /api/v1/doc/read \\
     --header 'content-type: application/json' --body '{\"token\":\"t\",\"file_id\":\"a\"}'
+  tidegate explain --config tidegate.toml --target /notes/_changes --admin 127.0.0.1:9090
+  tidegate explain --verify
 
-Exit codes: 0 explained, 1 the configuration or the request cannot be read.";
+With --admin a running tidegate is asked when the request's documents were written last, whether they are in
+doubt, and which stored answers depend on them. With --verify it tells per route what was polled, what would
+have been answered locally and whether rightly, and what made stored answers stale most often.
+
+Exit codes: 0 explained, 1 the configuration or the request cannot be read, or nobody answers.";
+
+/// Where operators usually ask.
+const ADMIN: &str = "127.0.0.1:9090";
 
 /// Where the configuration comes from.
 #[derive(Args, Debug)]
@@ -125,8 +135,8 @@ struct Explain {
     #[arg(long)]
     method: Option<String>,
     /// The path, with its query.
-    #[arg(long, value_name = "PATH")]
-    target: String,
+    #[arg(long, value_name = "PATH", required_unless_present = "verify")]
+    target: Option<String>,
     /// A header `name: value` (repeatable).
     #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
@@ -139,12 +149,21 @@ struct Explain {
     /// The address that the request comes from.
     #[arg(long, value_name = "ADDRESS")]
     peer: Option<IpAddr>,
+    /// Ask the tidegate whose admin listener is here what it knows of the request's documents.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// The file with the admin listener's token; the configuration's own where it names one.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Say what verify has found, by route; asks 127.0.0.1:9090 or --admin.
+    #[arg(long, conflicts_with_all = ["target", "config", "profile", "set", "method", "header", "body", "body_file", "peer"])]
+    verify: bool,
 }
 
 #[derive(Args, Debug)]
 struct Health {
     /// The admin listener.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    #[arg(long, value_name = "ADDRESS", default_value = ADMIN)]
     admin: String,
 }
 
@@ -198,6 +217,14 @@ fn check(arguments: &Check) -> ExitCode {
 }
 
 fn explain(arguments: Explain) -> ExitCode {
+    let token = match arguments.token_file.as_deref().map(std::fs::read_to_string).transpose() {
+        Ok(token) => token.map(|token| token.trim().to_owned()),
+        Err(error) => return fail(&format!("the file of --token-file cannot be read: {error}")),
+    };
+    let Some(target) = arguments.target.filter(|_| !arguments.verify) else {
+        let address = arguments.admin.unwrap_or_else(|| ADMIN.to_owned());
+        return told(explain::verified(&Desk { address, token }));
+    };
     let Source { config, profile, set } = arguments.source;
     let flags = Flags { profile, set, ..Flags::default() };
     let body = match (arguments.body, &arguments.body_file) {
@@ -209,12 +236,21 @@ fn explain(arguments: Explain) -> ExitCode {
         (None, None) => Vec::new(),
     };
     let method = arguments.method.unwrap_or_else(|| if body.is_empty() { "GET" } else { "POST" }.to_owned());
-    let question = Question { method, target: arguments.target, headers: arguments.header, body, peer: arguments.peer };
+    let question = Question { method, target, headers: arguments.header, body, peer: arguments.peer };
     let loaded = match Origin::new(config, &flags).and_then(|origin| load::load(&origin, None).map_err(|refused| refused.mistakes)) {
         Ok(loaded) => loaded,
         Err(mistakes) => return complain(&mistakes),
     };
-    match explain::explain(&loaded, &question) {
+    let explained = explain::explain(&loaded, &question);
+    let (Ok(_), Some(address)) = (&explained, arguments.admin) else { return told(explained) };
+    told(explained);
+    say("\n");
+    let own = || loaded.settings.admin.as_ref().and_then(|admin| admin.token.as_deref().map(str::to_owned));
+    told(explain::documents(&loaded, &question, &Desk { address, token: token.or_else(own) }))
+}
+
+fn told(outcome: Result<String, String>) -> ExitCode {
+    match outcome {
         Ok(text) => {
             say(&text);
             ExitCode::SUCCESS

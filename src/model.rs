@@ -1,8 +1,12 @@
 //! The nouns that every layer shares: classes, documents, clients, intents, refusals, outcomes.
 
+mod failure;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
+
+pub use self::failure::FailureKind;
 
 /// The most classes that a configuration may name; per-class state is an array of this length at most.
 pub const CLASSES_MAX: usize = 16;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, path::Path, sync::Arc, time::Duration};
 use tidegate::{
     config::{
         self, Loaded, Set, Settings, Surroundings,
-        settings::{AccessLog, ProfileChoice, SHIPPED_PROFILES},
+        settings::{AccessLog, FreshMode, ProfileChoice, SHIPPED_PROFILES},
     },
     model::{Classes, Mode, SHIPPED_CLASSES},
     profile,
@@ -87,26 +87,10 @@ fn keys_of(text: &str) -> BTreeSet<String> {
 }
 
 /// Keys of later work: absent from the shipped file, refused by name.
-const REFUSED: [&str; 15] = [
-    "listen.tls",
-    "class.noop.slow_age",
-    "fresh.age_max",
-    "fresh.age_max_down",
-    "fresh.refresh_after",
-    "fresh.start_doubt",
-    "fresh.doubt",
-    "fresh.settle",
-    "fresh.answers_max",
-    "fresh.answer_max",
-    "fresh.documents_max",
-    "fresh.keys_max",
-    "fresh.depth_max",
-    "fresh.joiners_max",
-    "fresh.audit",
-];
+const REFUSED: [&str; 2] = ["listen.tls", "class.noop.slow_age"];
 
 /// Every key outside of classes with a valid value that is not its default.
-const CHANGED: [(&str, &str); 56] = [
+const CHANGED: [(&str, &str); 70] = [
     ("profile", "'couchdb'"),
     ("listen.address", "'[::]:1'"),
     ("listen.trusted_proxies", "['10.0.0.0/8']"),
@@ -150,6 +134,20 @@ const CHANGED: [(&str, &str); 56] = [
     ("gate.clients_max", "7"),
     ("stream.max", "77"),
     ("stream.per_client", "7"),
+    ("fresh.mode", "'on'"),
+    ("fresh.age_max", "'2h'"),
+    ("fresh.age_max_down", "'7h'"),
+    ("fresh.refresh_after", "'7s'"),
+    ("fresh.doubt", "'77s'"),
+    ("fresh.start_doubt", "'0s'"),
+    ("fresh.settle", "'7s'"),
+    ("fresh.answers_max", "'7MiB'"),
+    ("fresh.answer_max", "'7KiB'"),
+    ("fresh.documents_max", "7"),
+    ("fresh.keys_max", "7"),
+    ("fresh.depth_max", "7"),
+    ("fresh.joiners_max", "7"),
+    ("fresh.audit", "0"),
     ("log.access", "'off'"),
     ("log.clients_plain", "true"),
     ("log.lines_max", "7"),
@@ -228,7 +226,7 @@ fn the_shipped_file_holds_every_key_that_is_read_and_no_other() {
     assert_eq!(refused.len(), REFUSED.len() + SHIPPED_CLASSES.len() - 1);
     let active: BTreeSet<String> = known.difference(&refused).cloned().collect();
     assert_eq!(keys_of(&uncommented()), active);
-    let without = ["fresh.mode", "listen.proxy_protocol"].map(str::to_owned);
+    let without = ["listen.proxy_protocol"].map(str::to_owned);
     let changed: BTreeSet<String> = changes().into_iter().map(|(key, _)| key).chain(without).collect();
     assert_eq!(changed, active, "the tests below change every key");
 }
@@ -268,8 +266,6 @@ fn keys_of_later_work_are_refused_by_name() {
     }
     for (text, wanted) in [
         ("[listen]\nproxy_protocol = true", "t.toml:2:1: `listen.proxy_protocol` needs the PROXY protocol"),
-        ("[fresh]\nmode = 'verify'", "t.toml:2:8: `fresh.mode` = \"verify\" needs local answers"),
-        ("[fresh]\nmode = 'on'", "t.toml:2:8: `fresh.mode` = \"on\" needs local answers"),
         ("[app]\nservers = ['a:1', 'b:1']", "t.toml:2:19: `app.servers` with several servers needs balancing"),
         ("listen.tls.address = '0.0.0.0:443'", "t.toml:1:8: `listen.tls` needs TLS"),
     ] {
@@ -326,7 +322,14 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[inspect]\nbytes_max = '64MiB'\nmemory_max = '1MiB'", "3:14", "write inspect.memory_max = \"64MiB\" or more"),
     ("[gate]\nmode = 'on'", "2:8", "write one of \"off\", \"shadow\", \"enforce\""),
     ("[gate]\nlngr = '1s'", "2:1", "there is no key `gate.lngr`; did you mean `linger`?"),
-    ("[fresh]\nmode = 'yes'", "2:8", "write one of \"off\""),
+    ("[fresh]\nmode = 'yes'", "2:8", "write one of \"off\", \"verify\", \"on\""),
+    ("[fresh]\ndoubt = '0s'", "2:9", "write at least \"1ms\" and at most \"7d\""),
+    ("[fresh]\naudit = -1", "2:9", "write a whole number from 0 to"),
+    ("[fresh]\nkeys_max = 0", "2:12", "write a whole number from 1 to"),
+    ("[fresh]\nanswer_max = '300MiB'", "2:14", "`fresh.answers_max` 256MiB holds not even one `fresh.answer_max` of 300MiB"),
+    ("[fresh]\nage_max = '5m'", "2:11", "`fresh.refresh_after` 10m is not below `fresh.age_max` 5m; write refresh_after = \"50s\" or less"),
+    ("[fresh]\nrefresh_after = '1h'", "2:17", "`fresh.refresh_after` 1h is not below `fresh.age_max` 1h"),
+    ("[fresh]\nage_max = '13h'", "2:11", "`fresh.age_max_down` 12h is below `fresh.age_max` 13h; write age_max_down = \"13h\" or more"),
     ("[log]\naccess = 'stdot'", "2:10", "write \"stdout\", \"off\", or a path"),
     ("[report]\nexpose = 'me'", "2:10", "write one of \"none\", \"trusted\", \"all\""),
     ("[state]\nfile = ''", "2:8", "write a path"),
@@ -398,6 +401,7 @@ fn what_is_probably_not_meant_is_a_warning() {
         ("profile = 'couchdb'", "`app.servers` is not set: requests go to 127.0.0.1:3000"),
         (&format!("{quiet}listen.client_address = 'forwarded'"), "t.toml:3:25: `listen.client_address` is believed from nobody"),
         (&format!("{quiet}stream = {{ max = 3, per_client = 4 }}"), "t.toml:3:34: `stream.per_client` can never be reached"),
+        (&format!("{quiet}fresh.doubt = '59s'"), "t.toml:3:15: `fresh.doubt` 59s is below the head_timeout 1m of class import"),
         (&format!("{quiet}class.noop.long_after = '30s'"), "t.toml:3:25: `class.noop.long_after` 30s is not below"),
     ] {
         let warnings = warnings(text);
@@ -638,6 +642,25 @@ fn check_shows_the_shares_as_seats() {
     let import: Vec<&str> = text.lines().find(|line| line.starts_with("import")).expect("a row").split_whitespace().collect();
     assert_eq!(import.join(" "), "import yes 4 8 48 1 20s 200 1 - 1m 2, burst 10 (shadow) - enforce");
     assert!(text.starts_with("64 seats, shared as follows:\nclass   slow  reserve"), "{text}");
+}
+
+#[test]
+fn doubt_follows_the_longest_head_timeout_while_it_is_not_set_and_check_says_so() {
+    let doubts = |text: &str| {
+        let settings = loaded(text, &[]);
+        (settings.fresh.doubt.as_secs(), settings.fresh.start_doubt.as_secs(), config::describe(&settings))
+    };
+    let (doubt, start, text) = doubts("");
+    assert_eq!((doubt, start), (120, 120));
+    assert_eq!(loaded("", &[]).fresh.mode, FreshMode::Verify);
+    assert!(text.contains("in doubt for 2m: fresh.doubt is not set") && text.contains("fresh.mode = \"verify\""), "{text}");
+    let (doubt, start, _) = doubts("class.large.head_timeout = '90s'\nclass.import.head_timeout = '2m'");
+    assert_eq!((doubt, start), (240, 240));
+    let (doubt, start, text) = doubts("[fresh]\nmode = 'on'\ndoubt = '61s'");
+    assert_eq!((doubt, start), (61, 61));
+    assert!(text.contains("in doubt for 61s (fresh.doubt)") && text.contains("fresh.mode = \"on\""), "{text}");
+    let (doubt, start, _) = doubts("[fresh]\nstart_doubt = '0'");
+    assert_eq!((doubt, start), (120, 0));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 const STAGES: [&str; 7] = ["accept", "classify", "fresh", "gate", "origin", "report", "tune"];
 
 /// Parts of the path's own function, beside `flow/mod.rs` and like it above the stages.
-const PATH: [&str; 2] = ["surviving", "tracked"];
+const PATH: [&str; 4] = ["background", "shared", "surviving", "tracked"];
 
 /// Who may await, lock and read the clock, besides every `shell.rs`: a file, or a folder with all that is in it.
 const SHELLS: [&str; 10] =
@@ -458,7 +458,7 @@ fn purity(file: &File, paths: &[(usize, Vec<String>)], report: &mut dyn FnMut(us
 
 /// The questions of `clock.rs` that tell the time.
 fn asks(name: &str) -> bool {
-    matches!(name, "now" | "wall" | "boot")
+    matches!(name, "now" | "wall" | "boot" | "since_epoch")
 }
 
 /// What no file may contain, looked for at one token.

@@ -69,6 +69,7 @@ pub(super) fn check(settings: &Settings, places: &Places, mistakes: &Mistakes) {
     addresses(settings, places, mistakes);
     sizes(settings, places, mistakes);
     timeouts(settings, places, mistakes);
+    ages(settings, places, mistakes);
     reserves(settings, places, mistakes);
     for (class, name) in settings.classes.iter() {
         shares(settings.of(class), name, places, mistakes);
@@ -154,9 +155,11 @@ fn sizes(settings: &Settings, places: &Places, mistakes: &Mistakes) {
     }
     let buffer = u64::try_from(app.buffer).unwrap_or(u64::MAX);
     let bytes_max = u64::try_from(settings.inspect.bytes_max).unwrap_or(u64::MAX);
+    let answer_max = u64::try_from(settings.fresh.answer_max).unwrap_or(u64::MAX);
     for (whole, of_all, part, of_one) in [
         ("app.buffer_memory_max", app.buffer_memory_max, "app.buffer", buffer),
         ("inspect.memory_max", settings.inspect.memory_max, "inspect.bytes_max", bytes_max),
+        ("fresh.answers_max", settings.fresh.answers_max, "fresh.answer_max", answer_max),
     ] {
         if of_all < of_one {
             mistakes.error(
@@ -184,6 +187,34 @@ fn timeouts(settings: &Settings, places: &Places, mistakes: &Mistakes) {
     }
     if let Some(ttl) = app.zombie_ttl.filter(|ttl| *ttl < app.head_timeout) {
         longer(places.at("app.zombie_ttl"), "app.head_timeout", app.head_timeout, "app.zombie_ttl", ttl, mistakes);
+    }
+}
+
+/// The times of `[fresh]`, each of which bounds another.
+fn ages(settings: &Settings, places: &Places, mistakes: &Mistakes) {
+    let fresh = &settings.fresh;
+    let shown = units::show_duration;
+    if fresh.refresh_after >= fresh.age_max {
+        mistakes.error(
+            places.first(&["fresh.refresh_after", "fresh.age_max"]),
+            format!("`fresh.refresh_after` {} is not below `fresh.age_max` {}", shown(fresh.refresh_after), shown(fresh.age_max)),
+            format!("write refresh_after = \"{}\" or less, so that an answer is asked again before it expires", shown(fresh.age_max / 6)),
+        );
+    }
+    if fresh.age_max_down < fresh.age_max {
+        mistakes.error(
+            places.first(&["fresh.age_max_down", "fresh.age_max"]),
+            format!("`fresh.age_max_down` {} is below `fresh.age_max` {}", shown(fresh.age_max_down), shown(fresh.age_max)),
+            format!("write age_max_down = \"{}\" or more: an app that is down is no reason to answer less", shown(fresh.age_max)),
+        );
+    }
+    let longest = settings.classes.iter().map(|(class, name)| (settings.of(class).head_timeout, name)).max();
+    if let Some((span, name)) = longest.filter(|(span, _)| fresh.doubt < *span) {
+        mistakes.warning(
+            places.at("fresh.doubt"),
+            format!("`fresh.doubt` {} is below the head_timeout {} of class {name}", shown(fresh.doubt), shown(span)),
+            "write the longest time for which the app may still commit a lost write: what waits in its queue, plus its own time limit",
+        );
     }
 }
 

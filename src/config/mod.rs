@@ -5,6 +5,7 @@
 mod check;
 mod class;
 mod environment;
+mod fresh;
 mod overlay;
 pub mod settings;
 mod show;
@@ -85,7 +86,7 @@ impl Settings {
 /// The keys that differ but cannot change while tidegate runs; a reload that would change any of them is refused whole.
 ///
 /// The listeners were bound at the start, perhaps with rights that are gone since. The pool of connections belongs to its server. What
-/// the other four bound was allocated at the start. Everything else takes effect on a reload, at the latest with the next connection.
+/// the other five bound was allocated at the start, and `fresh.depth_max` is part of the names of what was written. Everything else takes effect on a reload, at the latest with the next connection.
 #[must_use]
 pub fn unchangeable(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
@@ -96,6 +97,8 @@ pub fn unchangeable(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("gate.lingering_max", old.gate.lingering_max != new.gate.lingering_max),
         ("gate.documents_max", old.gate.documents_max != new.gate.documents_max),
         ("gate.clients_max", old.gate.clients_max != new.gate.clients_max),
+        ("fresh.documents_max", old.fresh.documents_max != new.fresh.documents_max),
+        ("fresh.depth_max", old.fresh.depth_max != new.fresh.depth_max),
         ("log.access", old.log.access != new.log.access),
         ("log.lines_max", old.log.lines_max != new.log.lines_max),
         ("state.file", old.state_file != new.state_file),

@@ -23,6 +23,8 @@ pub struct Settings {
     pub gate: Gate,
     /// Open-ended requests.
     pub stream: Stream,
+    /// Local answers.
+    pub fresh: Fresh,
     /// Every class's name and index.
     pub classes: Classes,
     /// Per class, by its index; a class that a reload removed keeps its place with `removed` set.
@@ -202,6 +204,52 @@ pub struct Stream {
     pub max: usize,
     /// The most of one client.
     pub per_client: usize,
+}
+
+/// `[fresh]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fresh {
+    /// Whether unchanged syncs are answered locally; the lower of it and a route's own holds.
+    pub mode: FreshMode,
+    /// The longest time for which an answer is replayed, from the moment when the app was asked. Above `refresh_after`.
+    pub age_max: Duration,
+    /// The same while the app is down or in maintenance; never below `age_max`.
+    pub age_max_down: Duration,
+    /// A replay of an answer that is older also puts its question to the app again, in the background.
+    pub refresh_after: Duration,
+    /// How long the app may still commit a write after its call was lost: its queue plus its own time limit. Above 0.
+    pub doubt: Duration,
+    /// Whether `doubt` was written, else it is 120 s or twice the longest `head_timeout` of a class, whichever is more.
+    pub doubt_written: bool,
+    /// How long everything is in doubt after a start.
+    pub start_doubt: Duration,
+    /// The largest lag of a replica that the app reads from.
+    pub settle: Duration,
+    /// The most bytes of all stored answers.
+    pub answers_max: u64,
+    /// The most bytes of one; never above `answers_max`.
+    pub answer_max: usize,
+    /// The most entries of the ledger: documents whose last write is remembered by itself.
+    pub documents_max: usize,
+    /// The most keys of one poll; with more its answer is never kept.
+    pub keys_max: usize,
+    /// The most levels of a `tree:` scope; deeper ones are cut, which is only coarser.
+    pub depth_max: usize,
+    /// The most polls that wait for the answer to one question.
+    pub joiners_max: usize,
+    /// One in so many local answers is asked again, at random; 0: none.
+    pub audit: u32,
+}
+
+/// `[fresh] mode`, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FreshMode {
+    /// Nothing is answered locally, stored or compared; writes are noted all the same, so that switching on needs nothing.
+    Off,
+    /// Nothing is answered locally; it is counted what would have been, and whether that would have been right.
+    Verify,
+    /// What is provably unchanged is answered locally.
+    On,
 }
 
 /// `[class.NAME]`

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::settings::{AccessLog, ClassSettings, ClientAddress, Expose, ProfileChoice, Rate, Settings};
+use super::settings::{AccessLog, ClassSettings, ClientAddress, Expose, FreshMode, ProfileChoice, Rate, Settings};
 use crate::{
     model::Class,
     units::{show_bytes, show_duration},
@@ -30,6 +30,18 @@ impl ClientAddress {
             Self::Forwarded => "forwarded",
             Self::CfConnectingIp => "cf-connecting-ip",
             Self::TrueClientIp => "true-client-ip",
+        }
+    }
+}
+
+impl FreshMode {
+    /// As it stands in the configuration.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Verify => "verify",
+            Self::On => "on",
         }
     }
 }
@@ -93,7 +105,7 @@ impl Settings {
                 "clients_max": self.gate.clients_max,
             },
             "stream": { "max": self.stream.max, "per_client": self.stream.per_client },
-            "fresh": { "mode": "off" },
+            "fresh": self.shown_fresh(),
             "class": self.shown_classes(),
             "log": {
                 "access": self.log.access.label(),
@@ -152,6 +164,26 @@ impl Settings {
         })
     }
 
+    fn shown_fresh(&self) -> Value {
+        let fresh = &self.fresh;
+        json!({
+            "mode": fresh.mode.label(),
+            "age_max": show_duration(fresh.age_max),
+            "age_max_down": show_duration(fresh.age_max_down),
+            "refresh_after": show_duration(fresh.refresh_after),
+            "doubt": show_duration(fresh.doubt),
+            "start_doubt": show_duration(fresh.start_doubt),
+            "settle": show_duration(fresh.settle),
+            "answers_max": show_bytes(fresh.answers_max),
+            "answer_max": size(fresh.answer_max),
+            "documents_max": fresh.documents_max,
+            "keys_max": fresh.keys_max,
+            "depth_max": fresh.depth_max,
+            "joiners_max": fresh.joiners_max,
+            "audit": fresh.audit,
+        })
+    }
+
     fn shown_classes(&self) -> Map<String, Value> {
         self.classes.iter().map(|(class, name)| (name.to_owned(), self.shown_class(class))).collect()
     }
@@ -199,7 +231,8 @@ fn size(bytes: usize) -> String {
     show_bytes(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
-/// The classes as a table for `tidegate check`, the shares as seats; what came from the environment is not in it.
+/// The classes as a table for `tidegate check`, the shares as seats, and what becomes of unchanged syncs; what came from the environment is
+/// not in it.
 #[must_use]
 pub fn describe(settings: &Settings) -> String {
     let head =
@@ -221,6 +254,34 @@ pub fn describe(settings: &Settings) -> String {
         }
         text.push_str(line.trim_end());
         text.push('\n');
+    }
+    text.push('\n');
+    text.push_str(&local_answers(settings));
+    text
+}
+
+/// What `[fresh]` comes to, above all what an operator should set and has not.
+fn local_answers(settings: &Settings) -> String {
+    let fresh = &settings.fresh;
+    let mut text = match fresh.mode {
+        FreshMode::Off => return "Unchanged syncs: all go to the app, and nothing is learned of them (fresh.mode = \"off\").\n".to_owned(),
+        FreshMode::Verify => {
+            "Unchanged syncs: all go to the app; it is counted what would have been answered here, and whether rightly \
+             (fresh.mode = \"verify\").\n"
+        }
+        FreshMode::On => "Unchanged syncs: answered here while no write to their documents has begun (fresh.mode = \"on\").\n",
+    }
+    .to_owned();
+    let doubt = show_duration(fresh.doubt);
+    if fresh.doubt_written {
+        let _ = writeln!(text, "A lost write leaves its documents in doubt for {doubt} (fresh.doubt).");
+    } else {
+        let _ = writeln!(
+            text,
+            "A lost write leaves its documents in doubt for {doubt}: fresh.doubt is not set, so it is 120 s or twice the longest \
+             head_timeout, whichever is more. Set it to the longest time for which your app may still commit a request after its \
+             connection is gone: what waits in its queue, plus its own time limit."
+        );
     }
     text
 }

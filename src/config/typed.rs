@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Surroundings, class,
+    Surroundings, class, fresh,
     settings::{
         AccessLog, Admin, App, ClientAddress, Expose, Gate, Inspect, Listen, Log, ProfileChoice, Report, SHIPPED_PROFILES, Settings, Stream,
     },
@@ -36,9 +36,6 @@ const CLIENT_ADDRESSES: [(&str, ClientAddress); 4] = [
 
 const EXPOSES: [(&str, Expose); 3] = [("none", Expose::None), ("trusted", Expose::Trusted), ("all", Expose::All)];
 
-/// What local answers are called in mistakes.
-const FRESH: &str = "local answers";
-
 /// Reads the whole file. Where a key is wrong its default stands, so that everything else is still checked.
 pub(super) fn read(root: &Node, surroundings: &Surroundings<'_>, mistakes: &Mistakes) -> (Settings, Vec<(Class, At)>) {
     let empty = Node { value: Value::Table(Vec::new()), at: root.at.clone() };
@@ -49,6 +46,7 @@ pub(super) fn read(root: &Node, surroundings: &Surroundings<'_>, mistakes: &Mist
     let gate = gate(&section("gate"));
     let inherited = class::Inherited { head_timeout: app.head_timeout, mode: gate.mode };
     let class = class::read(&section("class"), surroundings.previous, inherited);
+    let fresh = fresh::read(&section("fresh"), &class.settings);
     let settings = Settings {
         profile: profile(&root, surroundings),
         listen: listen(&section("listen")),
@@ -57,6 +55,7 @@ pub(super) fn read(root: &Node, surroundings: &Surroundings<'_>, mistakes: &Mist
         inspect: inspect(&section("inspect")),
         gate,
         stream: stream(&section("stream")),
+        fresh,
         classes: class.classes,
         class: class.settings,
         log: log(&section("log"), surroundings),
@@ -64,7 +63,6 @@ pub(super) fn read(root: &Node, surroundings: &Surroundings<'_>, mistakes: &Mist
         report: report(&section("report")),
         masked: BTreeSet::new(),
     };
-    fresh(&section("fresh"));
     root.finish();
     (settings, class.places)
 }
@@ -251,40 +249,6 @@ fn stream(table: &Table<'_>) -> Stream {
     stream
 }
 
-/// `[fresh]`: only `mode = "off"`, which is also the default.
-fn fresh(table: &Table<'_>) {
-    const LATER: [&str; 13] = [
-        "age_max",
-        "age_max_down",
-        "refresh_after",
-        "start_doubt",
-        "doubt",
-        "settle",
-        "answers_max",
-        "answer_max",
-        "documents_max",
-        "keys_max",
-        "depth_max",
-        "joiners_max",
-        "audit",
-    ];
-    match table.text("mode") {
-        None | Some("off") => {}
-        Some(mode @ ("verify" | "on")) => {
-            let at = table.node("mode").map_or(table.at, |node| &node.at);
-            let what = format!("`fresh.mode` = \"{mode}\" needs {FRESH}, which this version does not have");
-            table.mistakes.error(at, what, "write mode = \"off\"");
-        }
-        Some(_) => {
-            table.choice("mode", &[("off", ())]);
-        }
-    }
-    for key in LATER {
-        later(table, key, FRESH);
-    }
-    table.finish();
-}
-
 fn log(table: &Table<'_>, surroundings: &Surroundings<'_>) -> Log {
     let access = table.parsed("access", |text| match text {
         "off" => Ok(AccessLog::Off),
@@ -340,7 +304,8 @@ pub(super) fn span(table: &Table<'_>, key: &str, least: &str, most: &str, fallba
     table.parsed(key, within(least, most, units::duration)).unwrap_or(fallback)
 }
 
-fn size(table: &Table<'_>, key: &str, least: &str, most: &str, fallback: u64) -> u64 {
+/// A size within bounds, in bytes.
+pub(super) fn size(table: &Table<'_>, key: &str, least: &str, most: &str, fallback: u64) -> u64 {
     table.parsed(key, within(least, most, units::bytes)).unwrap_or(fallback)
 }
 
@@ -363,7 +328,8 @@ pub(super) fn count<T: TryFrom<u64> + Display>(table: &Table<'_>, key: &str, bou
     table.integer(key, bounds).and_then(|number| T::try_from(number).ok()).unwrap_or(fallback)
 }
 
-fn whole(size: u64) -> usize {
+/// A size as a number of what fits into memory.
+pub(super) fn whole(size: u64) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 

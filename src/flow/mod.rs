@@ -1,11 +1,13 @@
 //! The path of a request: accept, classify, fresh, gate, origin, report, tune. [`Flow::serve`] shows it whole.
 
 pub mod accept;
+mod background;
 pub mod classify;
 pub mod fresh;
 pub mod gate;
 pub mod origin;
 pub mod report;
+mod shared;
 mod surviving;
 mod tracked;
 pub mod tune;
@@ -30,18 +32,25 @@ use self::{
         ClientHasher,
         documents::Documents,
         shell::{Arrival, Read},
+        watching::Watching,
+    },
+    fresh::{
+        Fresh,
+        shell::{Doubts, Generation},
+        stake::{Stake, Whose, Write},
     },
     gate::{Gate, Permit},
-    origin::{Answer, CallError, FailureKind, Job, Origin, headers},
-    report::{ClientShown, Decided, Exchange, Report, decision, response},
+    origin::{Answer, CallError, Job, Origin, headers},
+    report::{ClientShown, Decided, Exchange, Report, cache_status, decision, response},
+    shared::Standing,
     surviving::Surviving,
     tracked::{FAILURE_PAUSE, Lesson, Side, Tracked},
 };
 use crate::{
     clock,
     config::{Settings, settings::Expose},
-    model::{Class, Effect, Intent, Mode, Outcome, Refusal, Rule, Scope},
-    profile::{Profile, RouteId},
+    model::{Class, Effect, FailureKind, Intent, Mode, Outcome, Refusal, Rule, Scope},
+    profile::{Profile, Reading, RouteId},
     wire::{Body, Budget, Fault, Linger, Request, Response, Upload, upload},
 };
 
@@ -52,6 +61,8 @@ pub struct Plan {
     pub settings: Settings,
     /// The profile.
     pub profile: Arc<Profile>,
+    /// Who was read by this profile.
+    generation: Arc<Generation>,
     routes: Vec<Arc<str>>,
 }
 
@@ -62,7 +73,8 @@ impl Plan {
         let routes = (0..profile.routes()).filter_map(|index| u16::try_from(index).ok());
         let mut routes: Vec<Arc<str>> = routes.map(|index| Arc::from(profile.route_name(RouteId(index)))).collect();
         routes.push(Arc::from(profile.route_name(RouteId::UNMATCHED)));
-        Self { settings, profile, routes }
+        let generation = Generation::new(fastrand::u64(..), profile.routes());
+        Self { settings, profile, generation, routes }
     }
 
     fn name(&self, class: Option<Class>) -> &str {
@@ -80,6 +92,8 @@ impl Plan {
 pub struct Flow {
     /// What is in force.
     pub plan: ArcSwap<Plan>,
+    /// Answers that are provably unchanged.
+    pub fresh: Arc<Fresh>,
     /// Admission.
     pub gate: Gate,
     /// What is known of documents.
@@ -126,20 +140,24 @@ struct Asked {
     repeatable: bool,
     stream: bool,
     upgrade: Option<OnUpgrade>,
+    /// What its call will do to documents, and how that ends.
+    stake: Box<Stake>,
+    /// It is a poll whose answer may be kept.
+    poll: Option<Arc<fresh::Poll>>,
 }
 
 /// A request while its answer is being made.
 struct Under<'a> {
-    plan: &'a Plan,
+    plan: &'a Arc<Plan>,
     tracked: &'a Arc<Tracked>,
     connection: &'a Connection,
     id: u64,
 }
 
 impl Flow {
-    /// A path by these settings. `tasks` counts everything that outlives its request.
+    /// A path by these settings. `tasks` counts everything that outlives its request; `doubts` is what a clean stop left in doubt.
     #[must_use]
-    pub fn new(plan: Plan, report: Report, drain: Drain, tasks: TaskTracker) -> Arc<Self> {
+    pub fn new(plan: Plan, report: Report, drain: Drain, tasks: TaskTracker, doubts: Option<Doubts>) -> Arc<Self> {
         let settings = &plan.settings;
         let documents = Arc::new(Documents::new(settings));
         let learned = Arc::clone(&documents);
@@ -147,7 +165,9 @@ impl Flow {
         let token = format!("{}-{:08x}", head::PSEUDONYM, fastrand::u32(..));
         let via = HeaderValue::try_from(format!("1.1 {token}")).unwrap_or(HeaderValue::from_static("1.1 tidegate"));
         let gate = &settings.gate;
+        report.routes(&plan.routes);
         Arc::new(Self {
+            fresh: Fresh::new(settings, doubts, Box::new(report.clone())),
             gate: Gate::new(settings, moved),
             documents,
             origin: Origin::new(&settings.app, settings.listen.body_rate_min, tasks.clone(), drain.clone()),
@@ -165,16 +185,32 @@ impl Flow {
     }
 
     /// New settings and profile take effect whole; nobody who waits or runs notices.
-    pub fn reload(&self, plan: Plan) {
+    pub fn reload(&self, mut plan: Plan) {
         let settings = &plan.settings;
+        self.fresh.reload(settings);
         self.gate.reload(settings);
         self.documents.reload(settings);
         self.origin.reload(&settings.app, settings.listen.body_rate_min);
         self.linger.set(settings.gate.linger, settings.gate.linger_bytes);
         self.memory.resize(settings.inspect.memory_max);
         let routes = plan.routes.iter().map(ToString::to_string).collect();
+        self.report.routes(&plan.routes);
         self.report.reload(settings, &routes);
+        self.renew(&mut plan);
         self.plan.store(Arc::new(plan));
+    }
+
+    /// A profile that reads everything as the one before does goes on with what is stored; any other begins anew (FRESH rule 17).
+    fn renew(&self, plan: &mut Plan) {
+        let old = self.plan.load();
+        let alike = |route| old.profile.meaning_up_to(route) == plan.profile.meaning_up_to(route);
+        if alike(RouteId::UNMATCHED) {
+            plan.generation = Arc::clone(&old.generation);
+            return;
+        }
+        let dropped = self.fresh.answers.view().count;
+        self.fresh.retire(&old.generation, alike);
+        tracing::warn!(dropped, "the profile reads requests differently from the one before: every stored answer was dropped");
     }
 
     /// Bytes of request bodies that are held.
@@ -212,6 +248,15 @@ impl Flow {
     async fn path(self: &Arc<Self>, head: Parts, body: Incoming, under: &Under<'_>) -> Result<Answered, Box<Answered>> {
         let arrived = self.accept(head, body, under)?;
         let (asked, intent) = self.classify(arrived, under).await?;
+        match self.fresh(asked, intent, under)? {
+            Standing::Alone(asked, intent) => self.alone(asked, intent, under).await,
+            Standing::Leads(lead, asked, intent) => self.lead(lead, asked, intent, under).await,
+            Standing::Shares(member, shared, asked, intent) => self.share(member, shared, asked, intent, under).await,
+        }
+    }
+
+    /// Through the gate to the app, for itself alone.
+    async fn alone(self: &Arc<Self>, asked: Asked, intent: Intent, under: &Under<'_>) -> Result<Answered, Box<Answered>> {
         let permit = self.admit(intent, under).await?;
         self.forward(asked, permit, under).await
     }
@@ -241,7 +286,7 @@ impl Flow {
         let Arrived { head, upload, checked, client, upgrade } = arrived;
         let arrival = Arrival { head: &head, checked, client, bytes_max: plan.settings.inspect.bytes_max };
         let read = classify::shell::read(&plan.profile, &arrival, upload, &self.memory).await;
-        let Read { mut reading, body, progress, bytes, hold } = read.map_err(|fault| body_failed(fault, under))?;
+        let Read { mut reading, mut body, progress, bytes, hold } = read.map_err(|fault| body_failed(fault, under))?;
         if checked.upgrade {
             classify::undeclared_upgrade(&mut reading);
         }
@@ -250,7 +295,8 @@ impl Flow {
         let mut intent = classify::intent(&reading, key, &self.documents, clock::now());
         // What asks for an upgrade is held to the limits of streams before it is sent, whether or not the app agrees.
         intent.stream |= upgrade.is_some();
-        let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.writes.is_empty();
+        let repeatable = head.method.is_safe() && matches!(body, Body::Empty) && reading.effect != Effect::Write;
+        let (mut stake, poll) = self.stake(&mut reading, &head, &body, under);
         tracked.keep(hold, progress.clone());
         tracked.teach(Lesson { documents: intent.documents.clone(), class: reading.class, cost: reading.cost, stream });
         tracked.note(|exchange| {
@@ -264,8 +310,46 @@ impl Flow {
             exchange.stream = stream;
             exchange.bytes_in = bytes;
         });
+        if let (Some(watcher), Body::Upload(upload)) = (reading.watch, &mut body) {
+            let (tracked, widening) = (Arc::clone(tracked), stake.widening());
+            let widen = move || {
+                widening.widen();
+                tracked.note(Exchange::widen);
+            };
+            upload.watch(Box::new(Watching::new(watcher, Box::new(widen))));
+        }
         let class = intent.class;
-        Ok((Asked { head, body, progress, checked, class, repeatable, stream, upgrade }, intent))
+        Ok((Asked { head, body, progress, checked, class, repeatable, stream, upgrade, stake, poll }, intent))
+    }
+
+    /// What the request will do to documents, and what it asks if that may be answered here.
+    fn stake(&self, reading: &mut Reading, head: &Parts, body: &Body, under: &Under<'_>) -> (Box<Stake>, Option<Arc<fresh::Poll>>) {
+        let plan = under.plan;
+        let member = plan.generation.enter(reading.route, &self.fresh.ledger);
+        let later = reading.later.take();
+        let touched = self.fresh.keys.writes(&reading.writes);
+        let write = (!touched.is_empty() || later.is_some()).then(|| Write::new(&self.fresh, touched, later));
+        // Trailers are no part of a question, so what has some is none.
+        let whole: Option<&[u8]> = match body {
+            Body::Empty => Some(&[]),
+            Body::Full(bytes) => Some(bytes),
+            Body::Trailed(..) | Body::Upload(_) | Body::Tap(_) => None,
+        };
+        let poll = match self.fresh.poll(&plan.profile, member.generation(), reading, head, whole) {
+            Ok(poll) => Some(Arc::new(poll)),
+            Err(why) => {
+                shared::note(reading.route, fresh::Why::NoPoll(why), under);
+                None
+            }
+        };
+        let of = Whose {
+            profile: Arc::clone(&plan.profile),
+            route: reading.route,
+            credential: self.fresh.credential(reading, head),
+            is_head: head.method == Method::HEAD,
+            is_stream: reading.stream.is_some(),
+        };
+        (Stake::new(Arc::clone(&self.fresh), of, member, write, poll.clone()), poll)
     }
 
     /// A seat, or a refusal that says when to come back.
@@ -278,27 +362,15 @@ impl Flow {
                 });
                 Ok(permit)
             }
-            Err(refused) => {
-                let gate::Refused { refusal, shadows, waited } = *refused;
-                under.tracked.note(|exchange| {
-                    exchange.waited = Some(waited);
-                    exchange.shadows = shadows;
-                });
-                Err(refused_by(&refusal, under))
-            }
+            Err(refused) => Err(refused_at_gate(*refused, under)),
         }
     }
 
     /// The app's answer. The call goes on by itself when its client leaves, unless it is open-ended.
     async fn forward(self: &Arc<Self>, asked: Asked, permit: Permit, under: &Under<'_>) -> Result<Answered, Box<Answered>> {
-        let Asked { mut head, mut body, progress, checked, class, repeatable, stream, upgrade } = asked;
-        frame(&mut head, &body, checked);
-        if let Body::Upload(upload) = &mut body {
-            upload.charge();
-        }
+        let stream = asked.stream;
         let watch = Arc::clone(under.tracked) as Arc<dyn origin::Watch>;
-        let head_timeout = under.plan.settings.of(class).head_timeout;
-        let job = Job { head, body, progress, permit, watch, repeatable, stream, upgrade, head_timeout };
+        let job = job(asked, permit, watch, under.plan);
         let flow = Arc::clone(self);
         let call = async move { flow.origin.call(job).await };
         let answer = if stream { call.await } else { Surviving::new(call, self.tasks.clone()).await };
@@ -306,9 +378,7 @@ impl Flow {
             Ok(Answer { head, body, whole }) => {
                 Ok(Answered { response: Response::from_parts(head, body), outcome: Outcome::Forwarded, whole })
             }
-            Err(CallError::App(kind)) => Err(app_failed(kind, under)),
-            Err(CallError::Client(fault)) => Err(body_failed(fault, under)),
-            Err(CallError::Streams) => Err(refused_by(&Refusal { rule: Rule::Stream, own_doing: false, retry_after: pause() }, under)),
+            Err(error) => Err(call_failed(error, under)),
         }
     }
 
@@ -350,6 +420,7 @@ impl Flow {
             app: None,
             database: None,
             queries: None,
+            poll: None,
             bytes_in: 0,
             bytes_out: 0,
         };
@@ -403,6 +474,10 @@ impl Flow {
             let mode = decided_mode(settings, class, rule);
             response.headers_mut().insert("tidegate-decision", decision::decision(name, Decided { rule, mode }));
         }
+        if let Some(poll) = under.tracked.note(|exchange| exchange.poll) {
+            let (end, stored) = poll.refined();
+            response.headers_mut().append("cache-status", cache_status(end, stored));
+        }
         if self.drain.stage() > Stage::Open && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -441,6 +516,36 @@ fn refused_by(refusal: &Refusal, under: &Under<'_>) -> Box<Answered> {
         exchange.class
     });
     ours(response::refusal(&under.plan.profile, refusal, under.plan.name(class), under.id), Outcome::Refused)
+}
+
+/// The gate refused.
+fn refused_at_gate(refused: gate::Refused, under: &Under<'_>) -> Box<Answered> {
+    let gate::Refused { refusal, shadows, waited } = refused;
+    under.tracked.note(|exchange| {
+        exchange.waited = Some(waited);
+        exchange.shadows = shadows;
+    });
+    refused_by(&refusal, under)
+}
+
+/// There is no answer of the app.
+fn call_failed(error: CallError, under: &Under<'_>) -> Box<Answered> {
+    match error {
+        CallError::App(kind) => app_failed(kind, under),
+        CallError::Client(fault) => body_failed(fault, under),
+        CallError::Streams => refused_by(&Refusal { rule: Rule::Stream, own_doing: false, retry_after: pause() }, under),
+    }
+}
+
+/// A request with its seat, as a call.
+fn job(asked: Asked, permit: Permit, watch: Arc<dyn origin::Watch>, plan: &Plan) -> Job {
+    let Asked { mut head, mut body, progress, checked, class, repeatable, stream, upgrade, stake, .. } = asked;
+    frame(&mut head, &body, checked);
+    if let Body::Upload(upload) = &mut body {
+        upload.charge();
+    }
+    let head_timeout = plan.settings.of(class).head_timeout;
+    Job { head, body, progress, permit, watch, stake, repeatable, stream, upgrade, head_timeout }
 }
 
 fn app_failed(kind: FailureKind, under: &Under<'_>) -> Box<Answered> {

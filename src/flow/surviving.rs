@@ -25,6 +25,11 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Surviving<F> {
     pub fn new(future: F, tasks: TaskTracker) -> Self {
         Self { future: Some(Box::pin(future)), tasks }
     }
+
+    /// It need not go on: it is dropped at once.
+    pub fn forget(&mut self) {
+        self.future = None;
+    }
 }
 
 impl<F: Future<Output: Send + 'static> + Send + 'static> Future for Surviving<F> {

@@ -14,13 +14,14 @@ use parking_lot::Mutex;
 use super::{
     accept::LineState,
     classify::{documents::Documents, shell::Hold},
-    origin::{Close, FailureKind, Held, Watch},
+    fresh::{ledger::NotSolid, replay::NotKept},
+    origin::{Close, Held, Watch},
     report::{Exchange, Report, server_timing},
     tune,
 };
 use crate::{
     clock,
-    model::{Class, DocumentKeys, Outcome},
+    model::{Class, DocumentKeys, FailureKind, Outcome},
     profile::Cost,
     wire::{Cut, pipe::End, upload::Progress},
 };
@@ -77,6 +78,11 @@ impl Tracked {
         *self.lesson.lock() = Some(lesson);
     }
 
+    /// What is to be learned from it, for whoever asks in its place.
+    pub fn take_lesson(&self) -> Option<Lesson> {
+        self.lesson.lock().take()
+    }
+
     /// Memory that is held, and an upload that goes on, until it has ended.
     pub fn keep(&self, hold: Option<Hold>, progress: Option<Arc<Progress>>) {
         *self.held.lock() = (hold, progress);
@@ -100,6 +106,18 @@ impl Tracked {
 }
 
 impl Watch for Tracked {
+    fn asked(&self, solid: Result<(), NotSolid>) {
+        if let Some(poll) = &mut self.exchange.lock().poll {
+            poll.solid = Some(solid);
+        }
+    }
+
+    fn kept(&self, kept: Result<(), NotKept>) {
+        if let Some(poll) = &mut self.exchange.lock().poll {
+            poll.kept = Some(kept);
+        }
+    }
+
     fn answered(&self, status: StatusCode, headers: &HeaderMap) {
         let told = server_timing::read(headers);
         let mut exchange = self.exchange.lock();
@@ -118,17 +136,11 @@ impl Watch for Tracked {
         exchange.shadows = held.shadows;
         let (database, status) = (exchange.database, exchange.app_status);
         drop(exchange);
-        let Some(Lesson { documents, class, cost, stream }) = self.lesson.lock().take() else { return };
-        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-        let end = match (held.close, status) {
-            _ if stream => tune::End::Stream,
-            (Close::Whole | Close::Late, Some(status)) => tune::End::Answered(status),
-            (Close::GivenUp, _) => tune::End::TimedOut,
-            (Close::Unsent, _) => tune::End::Unsent,
-            (Close::Whole | Close::Late | Close::Cut, _) => tune::End::Cut,
-        };
-        let finished = tune::Finished { class, cost, app: held.hold, database, reply: held.reply, end };
-        tune::teach(&self.documents, &documents, &finished, clock::now());
+        let lesson = self.lesson.lock().take();
+        if let Some(lesson) = lesson {
+            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+            learn(&self.documents, &lesson, (held.close, status), held.hold, database, held.reply);
+        }
     }
 
     fn ended(&self, end: End, given: u64) {
@@ -150,6 +162,26 @@ impl Watch for Tracked {
             }
         }
     }
+}
+
+/// Learns from a call that is over.
+pub fn learn(
+    documents: &Documents,
+    lesson: &Lesson,
+    (close, status): (Close, Option<StatusCode>),
+    app: Duration,
+    database: Option<Duration>,
+    reply: u64,
+) {
+    let end = match (close, status) {
+        _ if lesson.stream => tune::End::Stream,
+        (Close::Whole | Close::Late, Some(status)) => tune::End::Answered(status),
+        (Close::GivenUp, _) => tune::End::TimedOut,
+        (Close::Unsent, _) => tune::End::Unsent,
+        (Close::Whole | Close::Late | Close::Cut, _) => tune::End::Cut,
+    };
+    let finished = tune::Finished { class: lesson.class, cost: lesson.cost, app, database, reply, end };
+    tune::teach(documents, &lesson.documents, &finished, clock::now());
 }
 
 impl Drop for Tracked {

@@ -2,7 +2,7 @@
 //!
 //! With a token, everything but `/healthz` and `/readyz` needs `Authorization: Bearer`. Without one the listener is on loopback only, and a
 //! page in the operator's browser must not be able to reach it: `Host` must be a loopback name (DNS rebinding), and what changes something
-//! needs the header `Tidegate-Admin: 1`, which a page of another origin cannot send.
+//! needs the header `Tidegate-Admin: 1`, which a page of another origin cannot send. Only what needs a body has it read, after that.
 
 use std::{convert::Infallible, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
@@ -12,7 +12,11 @@ use http::{
     header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -20,8 +24,15 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{reload::Reloader, state};
-use crate::flow::report::{Report, Scrape};
+use super::{
+    ask::{self, Invalidate, ResetAudit},
+    reload::Reloader,
+    state,
+};
+use crate::flow::{
+    fresh::view::{DocumentView, Invalidated},
+    report::{Report, Scrape},
+};
 
 /// The most connections at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 128;
@@ -50,6 +61,15 @@ pub trait Running: Send + Sync + 'static {
     fn ready(&self) -> bool;
     /// Begins to drain, as SIGTERM does.
     fn drain(&self);
+    /// What is known of the document with this scope; none if that is no scope. It may take some milliseconds.
+    fn document(&self, scope: &str) -> Option<DocumentView>;
+    /// Takes these scopes for written.
+    ///
+    /// # Errors
+    /// A sentence that says which scope cannot be read and how to write it; nothing has changed then.
+    fn invalidate(&self, scopes: &[String]) -> Result<Invalidated, String>;
+    /// Lets routes answer again that a mismatch has put back to `verify`: these, or all. How many it were.
+    fn reset_audit(&self, routes: Option<&[String]>) -> usize;
 }
 
 /// Answers operators.
@@ -97,7 +117,7 @@ pub async fn serve(listener: TcpListener, console: Arc<Console>, stop: impl Futu
 async fn converse(stream: TcpStream, console: Arc<Console>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let console = Arc::clone(&console);
-        async move { Ok::<_, Infallible>(console.answer(&request).await) }
+        async move { Ok::<_, Infallible>(console.answer(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -119,6 +139,8 @@ enum Page {
     Config,
     Reload,
     Drain,
+    Invalidate,
+    ResetAudit,
     Later(&'static str),
 }
 
@@ -134,13 +156,14 @@ impl Page {
             "/reload" => Self::Reload,
             "/drain" => Self::Drain,
             "/maintenance" => Self::Later("Maintenance mode is not built yet; close classes with `closed = true` and reload.\n"),
-            "/invalidate" => Self::Later("There are no stored answers yet, so there is nothing to invalidate.\n"),
+            "/invalidate" => Self::Invalidate,
+            "/audit/reset" => Self::ResetAudit,
             _ => return None,
         })
     }
 
     fn changes(self) -> bool {
-        matches!(self, Self::Reload | Self::Drain | Self::Later(_))
+        matches!(self, Self::Reload | Self::Drain | Self::Invalidate | Self::ResetAudit | Self::Later(_))
     }
 
     fn open(self) -> bool {
@@ -217,22 +240,26 @@ fn loopback_name(host: &str) -> bool {
 }
 
 impl Console {
-    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B: Body>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let token = self.reloader.in_force().loaded.settings.admin.as_ref().and_then(|admin| admin.token.clone());
         match admit(request.method(), request.uri().path(), request.headers(), token.as_deref()) {
-            Ok(page) => *self.page(page).await,
+            Ok(page) => *self.page(page, request).await,
             Err(refused) => *refused,
         }
     }
 
-    async fn page(&self, page: Page) -> Box<Response<Full<Bytes>>> {
+    async fn page<B: Body>(&self, page: Page, request: Request<B>) -> Box<Response<Full<Bytes>>> {
         match page {
             Page::Index => text(StatusCode::OK, INDEX),
             Page::Metrics => response(StatusCode::OK, METRICS, self.report.metrics(&self.running.scrape(), &self.reloader.scrape())),
             Page::Healthy => text(StatusCode::OK, "ok\n"),
             Page::Ready if self.running.ready() => text(StatusCode::OK, "ready\n"),
             Page::Ready => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            Page::State => json(StatusCode::OK, &state::state(&self.running.scrape(), &self.report, &self.reloader, TOP_SHOWN)),
+            Page::State => match ask::document(request.uri().query()) {
+                Ok(Some(scope)) => self.document(&scope),
+                Ok(None) => json(StatusCode::OK, &state::state(&self.running.scrape(), &self.report, &self.reloader, TOP_SHOWN)),
+                Err(sentence) => text(StatusCode::BAD_REQUEST, sentence),
+            },
             Page::Config => json(StatusCode::OK, &state::config(&self.reloader)),
             Page::Reload => match self.reloader.reload().await {
                 Ok(taken) => json(StatusCode::OK, &serde_json::json!({ "reloaded": true, "hash": taken.hash, "warnings": taken.warnings })),
@@ -242,7 +269,45 @@ impl Console {
                 self.running.drain();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
+            Page::Invalidate => self.invalidate(request.into_body()).await,
+            Page::ResetAudit => self.reset_audit(request.into_body()).await,
             Page::Later(sentence) => text(StatusCode::NOT_IMPLEMENTED, sentence),
+        }
+    }
+
+    fn document(&self, scope: &str) -> Box<Response<Full<Bytes>>> {
+        match self.running.document(scope) {
+            Some(view) => json(StatusCode::OK, &view),
+            None => text(StatusCode::BAD_REQUEST, format!("\"{}\" is no scope: {}\n", scope.escape_debug(), ask::SCOPE_FORM)),
+        }
+    }
+
+    async fn invalidate<B: Body>(&self, body: B) -> Box<Response<Full<Bytes>>> {
+        let asked = match ask::read(body).await {
+            Ok(bytes) => Invalidate::parse(&bytes),
+            Err((status, sentence)) => return text(status, sentence),
+        };
+        match asked.and_then(|Invalidate(scopes)| self.running.invalidate(&scopes)) {
+            Ok(invalidated) => {
+                tracing::warn!(scopes = invalidated.scopes.len(), answers = invalidated.answers, "an operator has invalidated");
+                json(StatusCode::OK, &invalidated)
+            }
+            Err(sentence) => text(StatusCode::BAD_REQUEST, format!("{sentence}\n")),
+        }
+    }
+
+    async fn reset_audit<B: Body>(&self, body: B) -> Box<Response<Full<Bytes>>> {
+        let asked = match ask::read(body).await {
+            Ok(bytes) => ResetAudit::parse(&bytes),
+            Err((status, sentence)) => return text(status, sentence),
+        };
+        match asked {
+            Ok(ResetAudit(routes)) => {
+                let reset = self.running.reset_audit(routes.as_deref());
+                let left = self.running.scrape().fresh.distrusted;
+                json(StatusCode::OK, &serde_json::json!({ "reset": reset, "still_in_verify": left }))
+            }
+            Err(sentence) => text(StatusCode::BAD_REQUEST, format!("{sentence}\n")),
         }
     }
 }
@@ -250,13 +315,16 @@ impl Console {
 const INDEX: &str = "\
 tidegate
 
-GET  /metrics  for Prometheus
-GET  /healthz  200 while the process answers
-GET  /readyz   200 from the first accept until SIGTERM or /drain
-GET  /state    what runs, waits and was refused, and who takes the app's time, as JSON
-GET  /config   what is in force, where from, its hash and age, as JSON
-POST /reload   read all files anew: whole or not at all
-POST /drain    stop as SIGTERM does
+GET  /metrics        for Prometheus
+GET  /healthz        200 while the process answers
+GET  /readyz         200 from the first accept until SIGTERM or /drain
+GET  /state          what runs, waits, was refused and answered here, and who takes the app's time, as JSON
+GET  /state?document=doc:x  when a document was written last, and which stored answers depend on it
+GET  /config         what is in force, where from, its hash and age, as JSON
+POST /reload         read all files anew: whole or not at all
+POST /invalidate     {\"scopes\": [\"doc:x\", \"tree:/a\"]} or {\"all\": true}: what was changed past tidegate
+POST /audit/reset    let routes answer again that a mismatch put back to verify; {\"routes\": [...]} or nothing for all
+POST /drain          stop as SIGTERM does
 ";
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Box<Response<Full<Bytes>>> {
@@ -353,6 +421,7 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_says_so() {
         assert!(matches!(asked(&Method::POST, "/maintenance", &[LOCAL, CHANGES], None), Ok(Page::Later(_))));
-        assert!(matches!(asked(&Method::POST, "/invalidate", &[LOCAL, CHANGES], None), Ok(Page::Later(_))));
+        assert_eq!(asked(&Method::POST, "/invalidate", &[LOCAL], None), Err(403));
+        assert_eq!(asked(&Method::POST, "/audit/reset", &[LOCAL, CHANGES], None), Ok(Page::ResetAudit));
     }
 }

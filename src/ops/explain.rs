@@ -1,4 +1,5 @@
-//! `tidegate explain`: what one request would be taken for, and which rules the gate would hold it to.
+//! `tidegate explain`: what one request would be taken for, and which rules the gate would hold it to; and, asked of a running tidegate, what it
+//! knows of the request's documents, or what `verify` has found.
 
 use std::{
     fmt::Write,
@@ -6,14 +7,20 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 
-use super::load::Loaded;
+use super::{load::Loaded, verify, visit::Desk};
 use crate::{
-    config::settings::{ClassSettings, Rate},
+    config::settings::{ClassSettings, FreshMode, Rate},
+    flow::report::RoutePolls,
     model::Mode,
     profile::{BodySeen, Client, Explanation, Reading},
     units::{show_bytes, show_duration},
 };
+
+/// The most documents of one request that a running tidegate is asked for.
+const DOCUMENTS_ASKED_MAX: usize = 16;
 
 /// A request as the command line describes it.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +51,83 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Result<String, String> {
     text.push('\n');
     text.push_str(&rules(loaded, &explanation.reading));
     Ok(text)
+}
+
+/// What a running tidegate knows of the documents of this request: when each was written last, whether it is in doubt, and which stored
+/// answers depend on it.
+///
+/// # Errors
+/// Sentences that say what is wrong and what to do.
+pub fn documents(loaded: &Loaded, question: &Question, desk: &Desk) -> Result<String, String> {
+    let head = head(question)?;
+    let (body, _) = seen(loaded, &head, &question.body);
+    let explanation = loaded.profile.explain(&head, body, question.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    let mut scopes: Vec<&String> = explanation.reads.iter().chain(&explanation.writes).collect();
+    scopes.sort();
+    scopes.dedup();
+    let mut text = format!("at {}:\n", desk.address);
+    if scopes.is_empty() {
+        text.push_str("it names no document, so no stored answer depends on it\n");
+    }
+    for scope in scopes.iter().take(DOCUMENTS_ASKED_MAX) {
+        // What is shown of a tree is decoded, and what is asked for is decoded again.
+        let written = if scope.starts_with("tree:") { scope.replace('%', "%25") } else { (*scope).clone() };
+        let path = format!("/state?document={}", utf8_percent_encode(&written, NON_ALPHANUMERIC));
+        text.push_str(&document(scope, &desk.get(&path)?));
+    }
+    if scopes.len() > DOCUMENTS_ASKED_MAX {
+        let _ = writeln!(text, "... and {} more", scopes.len() - DOCUMENTS_ASKED_MAX);
+    }
+    Ok(text)
+}
+
+/// What a running tidegate has found out by `verify`.
+///
+/// # Errors
+/// Sentences that say what is wrong and what to do.
+pub fn verified(desk: &Desk) -> Result<String, String> {
+    let mut state = desk.get("/state")?;
+    let fresh = state["fresh"].take();
+    let unknown = || format!("{} says nothing of local answers: is it tidegate's admin listener, of this version?", desk.address);
+    let mode = match fresh["mode"].as_str() {
+        Some("off") => FreshMode::Off,
+        Some("verify") => FreshMode::Verify,
+        Some("on") => FreshMode::On,
+        _ => return Err(unknown()),
+    };
+    let routes: Vec<RoutePolls> = serde_json::from_value(fresh["routes"].clone()).map_err(|_| unknown())?;
+    let distrusted: Vec<String> = serde_json::from_value(fresh["now"]["distrusted"].clone()).unwrap_or_default();
+    Ok(verify::table(&routes, mode, &distrusted))
+}
+
+/// One document, as `/state?document=` shows it.
+fn document(scope: &str, view: &Value) -> String {
+    let count = |key: &str| view[key].as_u64().unwrap_or(0);
+    let seconds = |value: &Value| format!("{} s", value.as_f64().unwrap_or(0.0));
+    let by = view["last_write_by"].as_str().unwrap_or("(unknown)");
+    let last = match (count("last_write"), view["entry"].as_bool()) {
+        (0, _) => "none since the start".to_owned(),
+        (number, Some(true)) => format!("number {number} of {}, by {by}", count("newest_write")),
+        (number, _) => format!("not of late: before number {number} of {}, which is kept for all such documents", count("newest_write")),
+    };
+    let doubt = view["doubt_by"].as_str().map_or_else(|| "no".to_owned(), |why| format!("for {} ({why})", seconds(&view["doubt_seconds"])));
+    let mut rows = vec![
+        (format!("{scope}:"), String::new()),
+        ("  last write".to_owned(), last),
+        ("  writes running".to_owned(), count("writers").to_string()),
+        ("  in doubt".to_owned(), doubt),
+        ("  stored answers".to_owned(), format!("{} depend on it", count("answers"))),
+    ];
+    for found in view["dependents"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let state = if found["unchanged"].as_bool() == Some(true) { "unchanged since" } else { "written since: not replayed" };
+        let route = found["route"].as_str().unwrap_or_default();
+        let (status, bytes) = (found["status"].as_u64().unwrap_or(0), found["bytes"].as_u64().unwrap_or(0));
+        rows.push((
+            String::new(),
+            format!("route {route}, status {status}, {bytes} bytes, asked {} ago, {state}", seconds(&found["age_seconds"])),
+        ));
+    }
+    table(&rows)
 }
 
 /// The routes that were asked, with every test and how it came out.
@@ -104,10 +188,16 @@ fn what_it_is(loaded: &Loaded, explanation: &Explanation, body: String) -> Strin
         ("route", explanation.route.clone()),
         ("body read", body),
         ("client", client),
+        ("credential in", scopes(&explanation.credential)),
         ("reads", scopes(&explanation.reads)),
         ("writes", scopes(&explanation.writes)),
+        ("the reply names", scopes(&explanation.later)),
+        ("while it runs", while_it_runs(explanation)),
         ("effect", explanation.effect.to_owned()),
         ("answer", explanation.answer.clone().unwrap_or_else(|| "never stored".to_owned())),
+        ("question", explanation.question.unwrap_or("not one that is answered").to_owned()),
+        ("asked of replies", scopes(&explanation.asked_of_reply)),
+        ("replies held", if explanation.reply_held { "yes: their bodies are read first" } else { "no" }.to_owned()),
         ("unknown", unknown.to_owned()),
         ("stream", explanation.stream.unwrap_or("no").to_owned()),
         ("class", classes.name(reading.class).to_owned()),
@@ -115,6 +205,14 @@ fn what_it_is(loaded: &Loaded, explanation: &Explanation, body: String) -> Strin
         ("dear", "known only to a running tidegate: see its /state".to_owned()),
     ];
     table(&rows)
+}
+
+fn while_it_runs(explanation: &Explanation) -> String {
+    match &explanation.pending {
+        _ if explanation.later.is_empty() => "what it writes is known".to_owned(),
+        Some(pending) => format!("held back: {}", scopes(pending)),
+        None => "every stored answer is held back".to_owned(),
+    }
 }
 
 fn scopes(scopes: &[String]) -> String {

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// How long every step may take.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the admin listener at `address` (`host:port`).
 ///
@@ -28,7 +28,8 @@ pub fn ask(address: &str) -> Result<(), String> {
     }
 }
 
-fn connect(address: &str) -> std::io::Result<TcpStream> {
+/// Connects to `host:port`, over loopback where that is every address.
+pub(super) fn connect(address: &str) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for candidate in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&reachable(candidate), TIMEOUT) {

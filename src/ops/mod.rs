@@ -1,5 +1,6 @@
 //! What operators do with tidegate: load and reload its files, look at it, check and explain what they wrote.
 pub mod admin;
+mod ask;
 pub mod check;
 pub mod explain;
 pub mod health;
@@ -7,3 +8,5 @@ pub mod load;
 pub mod reload;
 pub mod state;
 pub mod state_file;
+pub mod verify;
+pub mod visit;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::reload::Reloader;
 use crate::{
     clock,
+    config::Settings,
     flow::{
         gate::ClassView,
         report::{Counts, Ranked, Report, Scrape, log::rfc3339},
@@ -47,6 +48,7 @@ pub fn state(scrape: &Scrape, report: &Report, reloader: &Reloader, top: usize) 
             "last_error": scrape.app.last_error,
         },
         "documents": { "known": scrape.documents, "dear": scrape.documents_dear },
+        "fresh": fresh_state(settings, scrape, report),
         "classes": classes,
         "never_classed": { "requests": outcomes(&malformed), "refusals": rules(&malformed.refusals) },
         "top": {
@@ -55,6 +57,18 @@ pub fn state(scrape: &Scrape, report: &Report, reloader: &Reloader, top: usize) 
             "routes": ranking(&top.routes),
         },
         "log_lines_dropped": report.log_lines_dropped(),
+    })
+}
+
+/// Local answers: what is stored and known, and per route what was, or would have been, answered here.
+fn fresh_state(settings: &Settings, scrape: &Scrape, report: &Report) -> Value {
+    let fresh = &settings.fresh;
+    json!({
+        "mode": fresh.mode.label(),
+        "now": scrape.fresh,
+        "answers_bytes_max": fresh.answers_max,
+        "documents_max": fresh.documents_max,
+        "routes": report.polls(),
     })
 }
 

@@ -1,4 +1,5 @@
 //! `answer`: what of a poll's reply may be stored and how it is replayed. Read, checked and carried here; acted on by the stage that answers.
+//! What is asked of questions and replies stands in `question` and `reply`.
 
 use std::{fmt, time::Duration};
 
@@ -136,6 +137,13 @@ fn renew(table: &Table<'_>) -> Vec<(Selector, Now)> {
     for (key, _) in table.entries() {
         let now = table.choice(&key.name, &[("now", Now::Seconds), ("now.2", Now::Hundredths), ("now.ms", Now::Millis)]);
         match Selector::parse(&key.name) {
+            Ok(Selector::Json(path)) if path.names_several() => {
+                table.mistakes.error(
+                    &key.at,
+                    format!("`{}` names several values", key.name),
+                    "name one, such as \"json.a.b\" or \"json.a[0]\"",
+                );
+            }
             Ok(selector @ (Selector::Header(_) | Selector::Json(_))) => list.extend(now.map(|now| (selector, now))),
             _ => table.mistakes.error(
                 &key.at,

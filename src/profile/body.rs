@@ -9,7 +9,7 @@ use http::{
 };
 
 use super::{
-    BodySeen, path,
+    BodySeen, multipart, path,
     truth::{Found, Truth, Value},
 };
 
@@ -36,21 +36,25 @@ pub fn longer(head: &Parts, body: BodySeen<'_>, limit: u64) -> Truth {
 
 /// The language that a body is in, as its `Content-Type` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Language {
+pub enum Language<'h> {
     /// `application/json` or `.../...+json`, in UTF-8.
     Json,
     /// `application/x-www-form-urlencoded`, in UTF-8.
     Form,
+    /// `multipart/form-data`, with its boundary.
+    Multipart(&'h str),
+    /// `text/xml`, `application/xml` or `.../...+xml`, in UTF-8 as far as was said.
+    Xml,
     /// None was said.
     Unsaid,
     /// Something else, or more than one.
     Other,
 }
 
-impl Language {
+impl<'h> Language<'h> {
     /// Reads `Content-Type`.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of(headers: &'h HeaderMap) -> Self {
         let mut all = headers.get_all(CONTENT_TYPE).iter();
         let Some(first) = all.next() else { return Self::Unsaid };
         let Some(text) = first.to_str().ok().filter(|_| all.next().is_none()) else { return Self::Other };
@@ -60,13 +64,20 @@ impl Language {
             let value = value.trim().trim_matches('"');
             name.trim().eq_ignore_ascii_case("charset") && !value.eq_ignore_ascii_case("utf-8") && !value.eq_ignore_ascii_case("utf8")
         });
-        let tail = essence.len().checked_sub("+json".len()).and_then(|start| essence.get(start..));
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let ends = |end: &str| {
+            essence.len().checked_sub(end.len()).and_then(|start| essence.get(start..)).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+        };
         if foreign {
             Self::Other
-        } else if essence.eq_ignore_ascii_case("application/json") || tail.is_some_and(|tail| tail.eq_ignore_ascii_case("+json")) {
+        } else if is("application/json") || ends("+json") {
             Self::Json
-        } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        } else if is("application/x-www-form-urlencoded") {
             Self::Form
+        } else if is("multipart/form-data") {
+            multipart::boundary(text).map_or(Self::Other, Self::Multipart)
+        } else if is("text/xml") || is("application/xml") || ends("+xml") {
+            Self::Xml
         } else {
             Self::Other
         }

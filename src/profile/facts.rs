@@ -14,9 +14,11 @@ use super::{
     body::{self, Language},
     coding::{self, Content},
     json::{Gathered, Paths},
+    multipart,
     path::{self, Captures, Target},
     selector::Selector,
     truth::{Found, Truth, Value},
+    xml::{Elements, Names},
 };
 
 /// What all selectors of a profile look for in a body, found in one pass of it.
@@ -24,6 +26,8 @@ use super::{
 pub struct Looks {
     /// In JSON.
     pub json: Paths,
+    /// In XML.
+    pub xml: Names,
 }
 
 /// A selector, ready to be looked up.
@@ -31,7 +35,7 @@ pub struct Looks {
 pub struct Probe {
     /// What it looks for.
     pub selector: Selector,
-    /// For `json.`: its slot among the profile's paths. For JSON in a field or header: its slot in `inner`.
+    /// For `json.` and `xml.`: its slot among the profile's paths or names. For JSON in a field or header: its slot in `inner`.
     slot: usize,
     inner: Option<Paths>,
 }
@@ -43,6 +47,7 @@ impl Probe {
         let mut inner = None;
         let slot = match &selector {
             Selector::Json(path) => looks.json.slot(path),
+            Selector::Xml(name) => looks.xml.slot(name),
             Selector::FormJson(_, path) | Selector::HeaderJson(_, path) => inner.get_or_insert_with(Paths::default).slot(path),
             _ => 0,
         };
@@ -64,6 +69,7 @@ pub struct Facts<'a> {
     looks: &'a Looks,
     prefix: &'a [String],
     gathered: OnceCell<Gathered<'a>>,
+    elements: OnceCell<Elements<'a>>,
     /// Its path behind the profile's prefix; none if it can match no route.
     pub target: Option<Target<'a>>,
 }
@@ -73,7 +79,7 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn new(head: &'a Parts, seen: BodySeen<'a>, content: &'a OnceCell<Content<'a>>, looks: &'a Looks, prefix: &'a [String]) -> Self {
         let target = Target::parse(head.uri.path(), prefix);
-        Self { head, seen, content, looks, prefix, gathered: OnceCell::new(), target }
+        Self { head, seen, content, looks, prefix, gathered: OnceCell::new(), elements: OnceCell::new(), target }
     }
 
     fn content(&self) -> &'a Content<'a> {
@@ -84,6 +90,13 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn whole(&self) -> bool {
         matches!(self.content(), Content::Whole(_))
+    }
+
+    /// Whether what follows a prefix can be watched: plain JSON. What stands whole in it is then taken to hold.
+    #[must_use]
+    pub fn watchable(&self) -> bool {
+        matches!(self.content(), Content::Prefix(Cow::Borrowed(_)))
+            && matches!(Language::of(&self.head.headers), Language::Json | Language::Unsaid)
     }
 
     /// Whether the body is longer than `limit` bytes.
@@ -115,10 +128,12 @@ impl<'a> Facts<'a> {
             Selector::Cookie(name) => self.cookies(name),
             Selector::BasicUser => self.basic_user(),
             Selector::Json(_) => return Cow::Borrowed(self.gathered.get_or_init(|| self.gather()).found(probe.slot)),
-            Selector::Form(name) => self.form(|text, whole| body::form_values(text, name, whole)),
-            Selector::FormJson(name, _) => self.form(|text, whole| form_json(text, name, probe, whole)),
+            Selector::Form(name) => self.form(name),
+            Selector::FormJson(name, _) => self.form_json(name, probe),
             Selector::HeaderJson(name, _) => self.header_json(name, probe),
-            Selector::Xml(_) | Selector::XmlRoot | Selector::ReplyJson(_) | Selector::ReplyHeader(_) => Found::unread(),
+            Selector::Xml(_) => return Cow::Borrowed(self.elements.get_or_init(|| self.gather_xml()).found(probe.slot)),
+            Selector::XmlRoot => return Cow::Borrowed(&self.elements.get_or_init(|| self.gather_xml()).root),
+            Selector::ReplyJson(_) | Selector::ReplyHeader(_) => Found::unread(),
         };
         Cow::Owned(found)
     }
@@ -170,26 +185,63 @@ impl<'a> Facts<'a> {
             Content::Unread => return self.looks.json.nothing(true),
         };
         match Language::of(&self.head.headers) {
-            Language::Json | Language::Unsaid => self.looks.json.gather(bytes, whole),
-            Language::Form | Language::Other => self.looks.json.nothing(true),
+            Language::Json | Language::Unsaid => {
+                let mut gathered = self.looks.json.gather(bytes, whole);
+                if self.watchable() {
+                    self.looks.json.settle(&mut gathered);
+                }
+                gathered
+            }
+            Language::Form | Language::Multipart(_) | Language::Xml | Language::Other => self.looks.json.nothing(true),
+        }
+    }
+
+    /// XML is read in a body that says it is XML, and in one that says nothing.
+    fn gather_xml(&self) -> Elements<'a> {
+        match self.content() {
+            Content::Whole(bytes) if bytes.is_empty() => self.looks.xml.nothing(false),
+            Content::Unread => self.looks.xml.nothing(true),
+            content => match Language::of(&self.head.headers) {
+                Language::Xml | Language::Unsaid => self.looks.xml.gather(content.bytes(), matches!(content, Content::Whole(_))),
+                Language::Json | Language::Form | Language::Multipart(_) | Language::Other => self.looks.xml.nothing(true),
+            },
         }
     }
 
     /// A form is read only in a body that says it is one; JSON holds no form; anything else is in doubt.
-    fn form(&self, read: impl FnOnce(&'a str, bool) -> Found<'a>) -> Found<'a> {
-        let (bytes, whole) = match self.content() {
-            Content::Whole(bytes) if bytes.is_empty() => return Found::nothing(),
-            Content::Whole(bytes) => (bytes, true),
-            Content::Prefix(bytes) => (bytes, false),
-            Content::Unread => return Found::unread(),
-        };
+    fn form(&self, name: &str) -> Found<'a> {
+        let (content, whole) = (self.content(), self.whole());
         match Language::of(&self.head.headers) {
-            Language::Form => match std::str::from_utf8(bytes) {
-                Ok(text) => read(text, whole),
+            _ if whole && content.bytes().is_empty() => Found::nothing(),
+            _ if *content == Content::Unread => Found::unread(),
+            Language::Form => match std::str::from_utf8(content.bytes()) {
+                Ok(text) => body::form_values(text, name, whole),
                 Err(_) => Found::unread(),
             },
+            Language::Multipart(boundary) => multipart::values(content.bytes(), boundary, name, whole),
             Language::Json => Found::nothing(),
-            Language::Unsaid | Language::Other => Found::unread(),
+            Language::Xml | Language::Unsaid | Language::Other => Found::unread(),
+        }
+    }
+
+    /// What stands in the JSON of a form's field. A field that occurs twice, or that a prefix may have cut, is unread.
+    fn form_json(&self, name: &str, probe: &Probe) -> Found<'a> {
+        let content = self.content();
+        match Language::of(&self.head.headers) {
+            Language::Json if *content != Content::Unread => Found::nothing(),
+            _ if !self.whole() => Found::unread(),
+            _ if content.bytes().is_empty() => Found::nothing(),
+            Language::Form => match std::str::from_utf8(content.bytes()).ok().and_then(|text| body::form_texts(text, name)).as_deref() {
+                Some([]) => Found::nothing(),
+                Some([Cow::Borrowed(one)]) => probe.inner(one.as_bytes()),
+                Some([Cow::Owned(one)]) => probe.inner(one.as_bytes()).into_owned(),
+                _ => Found::unread(),
+            },
+            Language::Multipart(boundary) => match multipart::text(content.bytes(), boundary, name) {
+                Ok(one) => probe.inner(one.as_bytes()),
+                Err(found) => found.into_owned(),
+            },
+            Language::Json | Language::Xml | Language::Unsaid | Language::Other => Found::unread(),
         }
     }
 }
@@ -203,17 +255,4 @@ pub fn headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
 fn header_values<'a>(headers: &'a HeaderMap, name: &HeaderName, read: impl Fn(&'a str) -> Value<'a>) -> Found<'a> {
     let values = headers.get_all(name).iter();
     Found { values: values.map(|value| value.to_str().map_or(Value::Opaque, &read)).collect(), ..Found::default() }
-}
-
-/// What stands in the JSON of a form's field. A field that occurs twice, or that a prefix may have cut, is unread.
-fn form_json<'a>(text: &'a str, name: &str, probe: &Probe, whole: bool) -> Found<'a> {
-    if !whole {
-        return Found::unread();
-    }
-    match body::form_texts(text, name).as_deref() {
-        Some([]) => Found::nothing(),
-        Some([Cow::Borrowed(one)]) => probe.inner(one.as_bytes()),
-        Some([Cow::Owned(one)]) => probe.inner(one.as_bytes()).into_owned(),
-        _ => Found::unread(),
-    }
 }

@@ -135,6 +135,17 @@ impl Paths {
     }
 }
 
+impl Paths {
+    /// Takes a value that stands whole in a prefix for the only one, where its path leads to one place: true as long as no key on the path
+    /// comes again.
+    pub fn settle(&self, gathered: &mut Gathered<'_>) {
+        for (path, slot) in self.list.iter().zip(&mut gathered.slots) {
+            let single = path.0.iter().all(|step| matches!(step, JsonStep::Key(_) | JsonStep::Index(_)));
+            slot.found.open &= !single || slot.found.values.is_empty();
+        }
+    }
+}
+
 /// Cuts off a number or literal that the end of the prefix may have cut: `12` may go on as `123`.
 fn without_cut_scalar(text: &[u8]) -> &[u8] {
     let end = text.iter().rposition(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')).map_or(0, |last| last + 1);
@@ -582,6 +593,42 @@ mod tests {
         assert!(found.open && found.gap && found.values.len() == VALUES_MAX);
     }
 
+    #[test]
+    fn the_place_of_a_value_is_found_only_if_it_is_the_one_that_is_meant() {
+        let at = |path: &str, text: &str| {
+            let range = json_value_range(text.as_bytes(), &JsonPath::parse(path).expect("a path"));
+            range.map(|range| text[range].to_owned())
+        };
+        let text = r#" {"a":{"ts" : 17.50 ,"x":"y\u0061"},"\u0062":[1,{"c":null},"\n"],"ts":"5"} "#;
+        for (path, value) in [
+            ("a.ts", "17.50"),
+            ("a.x", r#""y\u0061""#),
+            ("b[1].c", "null"),
+            ("b[2]", r#""\n""#),
+            ("ts", "\"5\""),
+            ("b[1]", r#"{"c":null}"#),
+        ] {
+            assert_eq!(at(path, text).as_deref(), Some(value), "{path}");
+        }
+        assert_eq!(
+            (at("a.none", text), at("b[*]", text), at("a~keys", text), at("b[3]", text), at("ts.x", text)),
+            (None, None, None, None, None)
+        );
+        for text in [
+            r#"{"ts":1,"ts":2}"#,
+            r#"{"ts":1,"TS":2}"#,
+            r#"{"ts":1}x"#,
+            r#"{"ts":1"#,
+            r#"{"ts":1,"b":tru}"#,
+            r#"["ts"]"#,
+            "",
+            "\u{feff}{\"ts\":1}",
+        ] {
+            assert_eq!(at("ts", text), None, "{text}");
+        }
+        assert_eq!(at("[0]", "[7]").as_deref(), Some("7"));
+    }
+
     fn document(random: &mut fastrand::Rng, depth: usize, duplicates: bool) -> String {
         match random.u8(0..if depth == 0 { 7 } else { 11 }) {
             0 => "null".to_owned(),
@@ -666,6 +713,9 @@ mod tests {
                     }
                     let equal = found.len() == list.len() && found.iter().zip(&list).all(|(value, oracle)| same(value, oracle));
                     assert!(equal && !whole.found(*slot).open, "seed {seed}: {path} in {text}: {found:?}, not {list:?}");
+                    let place = json_value_range(text.as_bytes(), path).map(|range| serde_json::from_str(&text[range]).expect("a value"));
+                    let one = if path.names_several() { None } else { list.pop() };
+                    assert_eq!(place, one, "seed {seed}: {path} in {text}");
                 }
             }
             for _ in 0..20 {

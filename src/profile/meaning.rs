@@ -14,12 +14,12 @@ pub fn of(file: &File) -> (u64, Vec<u64>) {
     let mut all = SipHasher13::new();
     add(
         &mut all,
-        &format!("{} {:?} {:?} {:?} {:?}", values(&file.credential), file.prefix, file.denied, file.anonymous, file.ignore_headers),
+        &format!("{} {:?} {:?} {:?} {:?}", values(file.credential.as_ref()), file.prefix, file.denied, file.anonymous, file.ignore_headers),
     );
     let mut so_far = SipHasher13::new();
     let unmatched = file.unmatched.as_ref().map(|class| &class.value);
     so_far.write_u64(all.finish());
-    add(&mut so_far, &format!("{} {unmatched:?}", values(&file.client)));
+    add(&mut so_far, &format!("{} {unmatched:?}", values(file.client.as_ref())));
     let mut meanings = Vec::with_capacity(file.routes.len() + 1);
     for route in &file.routes {
         let text = text(route);
@@ -41,8 +41,8 @@ fn text(route: &Route) -> String {
     format!("{matched} {:?} {:?} {:?} {:?}", scopes(&route.reads), scopes(&route.writes), scopes(&route.pending), route.answer)
 }
 
-fn values(selectors: &Option<Vec<Placed<Selector>>>) -> String {
-    format!("{:?}", selectors.iter().flatten().map(|placed| &placed.value).collect::<Vec<_>>())
+fn values(selectors: Option<&Vec<Placed<Selector>>>) -> String {
+    format!("{:?}", selectors.into_iter().flatten().map(|placed| &placed.value).collect::<Vec<_>>())
 }
 
 fn add(hasher: &mut SipHasher13, text: &str) {

@@ -6,12 +6,17 @@
 //! something asks for what it holds.
 //!
 //! What the proxy reads must be what the app reads. So everything that two readers may take differently counts as unread: it makes a test unknown
-//! and a scope `"*"` (`json`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says JSON (`application/json`,
-//! `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors are unread.
+//! and a scope `"*"` (`json`, `xml`, `multipart`, `coding`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says
+//! JSON (`application/json`, `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors
+//! are unread. For XML it is the same; forms must say that they are.
 //!
-//! How long a body is matters only where something looks into it: a body that goes on behind the prefix makes a request write `"*"` if the choice
-//! of its route or one of its scopes reads bodies; a route that is chosen by method and path alone, with scopes from the head, is certain whatever
-//! follows. A poll whose body was not read to its end is a plain read.
+//! How long a body is matters only where something looks into it: a route that is chosen by method and path alone, with scopes from the head, is
+//! certain whatever follows. Where the choice of the route or one of its scopes reads the body, and that goes on behind the prefix, a value that
+//! stands whole in the prefix counts if the rest is plain JSON, which can be watched (`watch`); else, or if the prefix does not decide, the request
+//! writes `"*"`. A poll whose body was not read to its end is a plain read.
+//!
+//! The stages behind ask it three more things: whether two polls are one question (`question`), what a reply says (`reply`), and whether another
+//! profile would read a request alike (`meaning`).
 
 mod answer;
 mod body;
@@ -24,17 +29,20 @@ mod facts;
 mod file;
 mod json;
 mod meaning;
+mod multipart;
 mod path;
 mod question;
 mod reply;
 mod scope;
 mod selector;
 mod truth;
+mod watch;
+mod xml;
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderName, Method, StatusCode,
+    HeaderMap, Method, StatusCode,
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
@@ -61,6 +69,7 @@ pub use self::{
     reply::{Later, Reply},
     selector::{JsonPath, JsonStep, Selector},
     truth::{Found, Test, Truth, Value, glob},
+    watch::{DEPTH_MAX, Verdict, Watcher},
 };
 
 /// The most scopes that a request may write; with more it writes everything.
@@ -269,6 +278,9 @@ pub struct Reading {
     pub stream: Option<StreamKind>,
     /// Whether a test, or a body that decides something, could not be read far enough, so that it writes `"*"`.
     pub unknown: bool,
+    /// Where all this was taken from a body's beginning: what the whole body must be shown to while it is passed on, from its first byte. If
+    /// it says so, the request writes everything, whatever its effect was.
+    pub watch: Option<Box<Watcher>>,
 }
 
 /// A response of ours in the profile's shape.
@@ -323,7 +335,8 @@ impl Profile {
         let (client, secret) = self.who(&facts, peer);
         let credential = !secret.is_empty();
         let Some(choice) = self.choose(head, &facts) else {
-            let writes = if head.method.is_safe() && !upgrades(head) { Vec::new() } else { vec![Scope::All] };
+            let silent = head.method.is_safe() && !upgrades(head) && (facts.whole() || !self.inspects(head));
+            let writes = if silent { Vec::new() } else { vec![Scope::All] };
             return Reading {
                 route: RouteId::UNMATCHED,
                 class: self.unmatched,
@@ -338,12 +351,14 @@ impl Profile {
                 writes,
                 stream: None,
                 unknown: false,
+                watch: None,
             };
         };
         let route = choice.route;
         let shown = Shown { facts: &facts, captures: &choice.captures, prefix: &self.prefix };
         let reads = route.reads.as_ref().map(|templates| scope::scopes(templates, shown, READS_MAX));
-        let unknown = choice.unknown || ((choice.looked || route.scopes_body) && !facts.whole());
+        let beginning = (choice.looked || route.scopes_body) && !facts.whole();
+        let unknown = choice.unknown || (beginning && !facts.watchable());
         let undeclared = upgrades(head) && route.stream != Some(StreamKind::WebSocket);
         let (writes, later) = if unknown || undeclared {
             (vec![Scope::All], None)
@@ -353,6 +368,7 @@ impl Profile {
             let silent = reads.is_some() || (head.method.is_safe() && route.stream != Some(StreamKind::WebSocket));
             (if silent { Vec::new() } else { vec![Scope::All] }, None)
         };
+        let watch = (beginning && !writes.contains(&Scope::All)).then(|| Box::new(self.watcher(head, &facts, choice.index)));
         let reads = reads.unwrap_or_default();
         let effect = if !writes.is_empty() || later.is_some() {
             Effect::Write
@@ -377,6 +393,7 @@ impl Profile {
             effect,
             stream: route.stream,
             unknown,
+            watch,
         }
     }
 
@@ -445,46 +462,6 @@ impl Profile {
 
     fn route(&self, route: RouteId) -> Option<&Route> {
         self.routes.get(usize::from(route.0))
-    }
-
-    /// Whether something looks into the bodies of this route's replies: they must then be held until they are read.
-    #[must_use]
-    pub fn reads_reply_body(&self, route: RouteId) -> bool {
-        let looks = |route: &Route| {
-            let mut later = route.later.iter().flat_map(Template::selectors);
-            route.only_if.read_body() || later.any(|probe| matches!(probe.selector, Selector::ReplyJson(_)))
-        };
-        self.denied.read_body() || self.route(route).is_some_and(looks)
-    }
-
-    /// Whether a reply refuses a credential: 401, 403, or one of the tests in `denied` certainly holds.
-    #[must_use]
-    pub fn is_denied(&self, reply: &Reply<'_>) -> bool {
-        matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || self.denied.any(reply)
-    }
-
-    /// Whether every test in the route's `only_if` certainly holds; true if it has none. What else keeps a reply from being stored, such as its
-    /// status, is not asked here.
-    #[must_use]
-    pub fn may_keep(&self, route: RouteId, reply: &Reply<'_>) -> bool {
-        self.route(route).is_none_or(|route| route.only_if.all(reply))
-    }
-
-    /// Whether a request's header is never part of its question: the built-in list, and `ignore_headers` of the profile and of the route's
-    /// `answer`. A header in which a credential or a document is found never is noise. Headers that `Connection` names are the caller's
-    /// business. Asked for every header of every poll: allocates nothing.
-    #[must_use]
-    pub fn is_noise(&self, route: RouteId, header: &HeaderName) -> bool {
-        self.route(route).map_or(&self.noise, |route| &route.noise).holds(header)
-    }
-
-    /// What of a poll's whole body is part of its question.
-    #[must_use]
-    pub fn key_body(&self, route: RouteId, head: &Parts, body: &[u8]) -> KeyBody {
-        match self.route(route).and_then(|route| route.key_body.as_ref()) {
-            None => KeyBody::Whole,
-            Some(selectors) => selectors.find(&self.credential, head, body, &self.looks, &self.prefix),
-        }
     }
 
     /// The classes that its routes use, for the check that a `[class.X]` of a new name is used.

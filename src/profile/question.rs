@@ -5,7 +5,7 @@ use std::{cell::OnceCell, fmt};
 use http::{HeaderName, header::HeaderMap, request::Parts};
 
 use super::{
-    BodySeen,
+    BodySeen, Profile, RouteId,
     facts::{Facts, Looks, Probe},
     path::Captures,
     selector::Selector,
@@ -124,6 +124,25 @@ fn write(bytes: &mut Vec<u8>, value: &Value<'_>) {
 
 fn write_length(bytes: &mut Vec<u8>, length: usize) {
     bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+impl Profile {
+    /// Whether a request's header is never part of its question: the built-in list, and `ignore_headers` of the profile and of the route's
+    /// `answer`. A header in which a credential or a document is found never is noise. Headers that `Connection` names are the caller's
+    /// business. Asked for every header of every poll: allocates nothing.
+    #[must_use]
+    pub fn is_noise(&self, route: RouteId, header: &HeaderName) -> bool {
+        self.route(route).map_or(&self.noise, |route| &route.noise).holds(header)
+    }
+
+    /// What of a poll's whole body is part of its question.
+    #[must_use]
+    pub fn key_body(&self, route: RouteId, head: &Parts, body: &[u8]) -> KeyBody {
+        match self.route(route).and_then(|route| route.key_body.as_ref()) {
+            None => KeyBody::Whole,
+            Some(selectors) => selectors.find(&self.credential, head, body, &self.looks, &self.prefix),
+        }
+    }
 }
 
 /// Noise, ready to be asked for every header of every poll.

@@ -9,12 +9,12 @@ use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
 
 use super::{
-    BodySeen,
+    BodySeen, Profile, Route, RouteId,
     body::Language,
     coding::{self, Content},
     facts::headers,
     json::{Gathered, Paths},
-    scope::{self, Part},
+    scope::{self, Part, Template},
     selector::Selector,
     truth::{Found, Test, Truth},
 };
@@ -58,7 +58,7 @@ impl<'a> Reply<'a> {
 /// What the paths find in a reply's JSON.
 fn gather<'t>(paths: &Paths, json: Option<&'t [u8]>) -> Gathered<'t> {
     match json {
-        Some(text) if text.is_empty() => paths.nothing(false),
+        Some([]) => paths.nothing(false),
         Some(text) => paths.gather(text, true),
         None => paths.nothing(true),
     }
@@ -114,6 +114,31 @@ impl Tests {
 /// The slot of a selector that reads the reply's JSON; 0 for any other.
 fn slot(selector: &Selector, paths: &mut Paths) -> usize {
     if let Selector::ReplyJson(path) = selector { paths.slot(path) } else { 0 }
+}
+
+impl Profile {
+    /// Whether something looks into the bodies of this route's replies: they must then be held until they are read.
+    #[must_use]
+    pub fn reads_reply_body(&self, route: RouteId) -> bool {
+        let looks = |route: &Route| {
+            let mut later = route.later.iter().flat_map(Template::selectors);
+            route.only_if.read_body() || later.any(|probe| matches!(probe.selector, Selector::ReplyJson(_)))
+        };
+        self.denied.read_body() || self.route(route).is_some_and(looks)
+    }
+
+    /// Whether a reply refuses a credential: 401, 403, or one of the tests in `denied` certainly holds.
+    #[must_use]
+    pub fn is_denied(&self, reply: &Reply<'_>) -> bool {
+        matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || self.denied.any(reply)
+    }
+
+    /// Whether every test in the route's `only_if` certainly holds; true if it has none. What else keeps a reply from being stored, such as its
+    /// status, is not asked here.
+    #[must_use]
+    pub fn may_keep(&self, route: RouteId, reply: &Reply<'_>) -> bool {
+        self.route(route).is_none_or(|route| route.only_if.all(reply))
+    }
 }
 
 /// The documents of a write that only its reply names.

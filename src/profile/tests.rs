@@ -1,8 +1,10 @@
 //! The rules of the language, one by one, on small profiles.
 
+mod watched;
+
 use std::{io::Write, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, request::Parts};
+use http::{HeaderName, Request, StatusCode, request::Parts};
 
 use super::*;
 use crate::{
@@ -111,27 +113,6 @@ fn what_could_not_be_read_writes_everything_under_the_first_route_that_may_be_me
     for headers in [&[][..], &[JSON], &[("content-type", "application/vnd.x+json;charset=\"UTF-8\"")]] {
         assert_eq!(read(&profile, "POST /sync", headers, r#"{"id":"a"}"#).effect, Effect::Poll, "{headers:?}");
     }
-}
-
-#[test]
-fn a_prefix_gives_the_class_and_writes_everything() {
-    let profile = profile(SYNC);
-    let prefix = |body: &str, length: Option<&str>| {
-        let mut head = head("POST /sync", &[JSON]);
-        if let Some(length) = length {
-            head.headers.insert("content-length", length.parse().expect("a value"));
-        }
-        profile.read(&head, BodySeen::Prefix(body.as_bytes()), PEER)
-    };
-    let decided = prefix(r#"{"token":"t","id":"a","changes":[{"x":1},"#, Some("900"));
-    assert_eq!((profile.route_name(decided.route), names(&decided.writes)), ("write", vec!["*".to_owned()]));
-    assert!(decided.unknown && decided.credential);
-    let long = prefix(r#"{"id":"a","changes":[{"x":1},"#, Some("2000"));
-    assert_eq!(profile.route_name(long.route), "many");
-    let unsaid = prefix(r#"{"id":"a","changes":[{"x":1},"#, None);
-    assert_eq!(profile.route_name(unsaid.route), "many", "a body of unknown length that exceeds the prefix counts as over");
-    let undecided = prefix(r#"{"id":"a","changes":["#, Some("900"));
-    assert_eq!((profile.route_name(undecided.route), undecided.effect), ("poll", Effect::Write));
 }
 
 #[test]
@@ -261,6 +242,308 @@ fn every_selector_of_a_head_finds_its_value() {
 }
 
 #[test]
+fn selectors_in_xml_multipart_and_headers_find_what_is_certain() {
+    let profile = profile(
+        "[[route]]\nname = \"xml\"\npath = \"/x\"\nwhen = { \"xml.root\" = [\"multiget\"] }\nwrites = [\"doc:{xml.href}\"]\n\
+        [[route]]\nname = \"form\"\npath = \"/f\"\nwrites = [\"doc:{form.id}\", \"doc:{form.meta#[*].id}\"]\n\
+        [[route]]\nname = \"header\"\npath = \"/h\"\nwrites = [\"doc:{header.meta#a.id}\"]\n",
+    );
+    let writes = |request: &str, headers: &[(&str, &str)], body: &str| names(&read(&profile, request, headers, body).writes);
+    let xml = "<multiget><href>a</href><href>b</href></multiget>";
+    for headers in [
+        &[][..],
+        &[("content-type", "text/xml")],
+        &[("content-type", "application/XML; charset=\"utf-8\"")],
+        &[("content-type", "a/b+xml")],
+    ] {
+        assert_eq!(writes("POST /x", headers, xml), ["doc:a", "doc:b"], "{headers:?}");
+    }
+    for headers in [&[JSON][..], &[("content-type", "text/plain")], &[("content-type", "text/xml; charset=utf-16")]] {
+        assert_eq!(writes("POST /x", headers, xml), ["*"], "{headers:?}");
+    }
+    assert_eq!(writes("POST /x", &[], "<multiget><href>a</href><href><b/></href></multiget>"), ["*"]);
+    assert_eq!(writes("POST /x", &[], "<multiget><href>a</href>"), ["*"]);
+    assert_eq!(profile.route_name(read(&profile, "POST /x", &[], "<other/>").route), "unmatched");
+    let multipart = ("content-type", "multipart/form-data; boundary=\"b c\"");
+    let part = |name: &str, text: &str| format!("--b c\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n");
+    let body = |meta: &str| part("id", "a") + &part("meta", meta) + "--b c--\r\n";
+    assert_eq!(writes("POST /f", &[multipart], &body(r#"[{"id":"b"},{"id":5}]"#)), ["doc:a", "doc:b", "doc:5"]);
+    assert_eq!(writes("POST /f", &[multipart], &body(r#"[{"id":"b"},{}]"#)), ["*"]);
+    assert_eq!(writes("POST /f", &[multipart], &body(r#"[{"id":"b","id":"c"}]"#)), ["*"]);
+    assert_eq!(writes("POST /f", &[("content-type", "multipart/form-data")], &body(r#"[{"id":"b"}]"#)), ["*"]);
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(writes("POST /f", &[form], "id=a&meta=[{\"id\":\"b\"}]"), ["doc:a", "doc:b"]);
+    assert_eq!(writes("POST /h", &[("meta", r#"{"a":{"id":"x"}}"#)], ""), ["doc:x"]);
+    for meta in [r#"{"a":{"id":"x","id":"y"}}"#, r#"{"a":{"id":"x"}"#, r#"{"a":{}}"#, "", "x", r#"{"a":{"id":"x"}}{}"#] {
+        assert_eq!(writes("POST /h", &[("meta", meta)], ""), ["*"], "{meta}");
+    }
+    let one = ("meta", r#"{"a":{"id":"x"}}"#);
+    assert_eq!(writes("POST /h", &[one, one], ""), ["*"], "two headers");
+}
+
+const REPLIES: &str = r#"
+credential = ["header.authorization", "json.token", "header.x-key"]
+denied = { "reply.json._code" = ["InvalidToken"], "reply.header.x-denied" = "present" }
+ignore_headers = ["x-build-*", "x-doc", "x-key"]
+[[route]]
+name = "poll"
+path = "/poll"
+reads = ["doc:{json.id}", "doc:{header.x-doc}"]
+answer = { only_if = { "reply.json._code" = ["Ok", "OK"], "reply.header.x-partial" = "absent" }, key_body = ["json.since"], ignore_headers = ["x-noise"] }
+[[route]]
+name = "inbox"
+path = "/inbox"
+writes = ["list", "doc:{json.kind}/{reply.json.ids[*]}", "tree:{reply.header.location}"]
+pending = ["doc:{json.kind}"]
+[[route]]
+name = "plain"
+path = "/plain"
+writes = ["doc:{reply.header.etag}"]
+"#;
+
+fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
+    list.iter().map(|(name, value)| (HeaderName::from_static(name), http::HeaderValue::from_static(value))).collect()
+}
+
+#[test]
+fn a_denial_is_told_by_the_status_or_by_what_the_reply_says_for_certain() {
+    let profile = profile(REPLIES);
+    let denied = |status: u16, list: &[(&'static str, &'static str)], body: Option<&str>| {
+        let headers = headers(list);
+        profile.is_denied(&Reply {
+            status: StatusCode::from_u16(status).expect("a status"),
+            headers: &headers,
+            body: body.map(str::as_bytes),
+        })
+    };
+    assert!(denied(401, &[], None) && denied(403, &[], None) && !denied(404, &[], None));
+    assert!(denied(200, &[JSON], Some(r#"{"_code":"InvalidToken"}"#)) && denied(200, &[], Some(r#"{"_code":"InvalidToken"}"#)));
+    assert!(denied(200, &[("x-denied", "")], None), "the header alone decides");
+    for (list, body) in [
+        (&[JSON][..], Some(r#"{"_code":"Ok"}"#)),
+        (&[JSON], Some(r#"{"_code":"InvalidToken","_code":"Ok"}"#)),
+        (&[JSON], Some(r#"{"_code":"InvalidToken""#)),
+        (&[JSON], Some("")),
+        (&[JSON], None),
+        (&[("content-type", "text/html")], Some(r#"{"_code":"InvalidToken"}"#)),
+        (&[("content-encoding", "gzip")], Some(r#"{"_code":"InvalidToken"}"#)),
+    ] {
+        assert!(!denied(200, list, body), "{list:?} {body:?}");
+    }
+}
+
+#[test]
+fn a_reply_is_kept_only_if_every_test_certainly_holds() {
+    let profile = profile(REPLIES);
+    let kept = |list: &[(&'static str, &'static str)], body: Option<&[u8]>| {
+        profile.may_keep(RouteId(0), &Reply { status: StatusCode::OK, headers: &headers(list), body })
+    };
+    let ok = br#"{"_code":"OK","versions":{"a":7}}"#;
+    assert!(kept(&[JSON], Some(ok)));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(ok).expect("memory");
+    assert!(kept(&[JSON, ("content-encoding", "gzip")], Some(&gzip.finish().expect("memory"))));
+    assert!(!kept(&[JSON, ("x-partial", "1")], Some(ok)));
+    assert!(!kept(&[JSON], None) && !kept(&[JSON], Some(br#"{"_code":"LockFail"}"#)) && !kept(&[JSON], Some(&ok[..20])));
+    let long = format!(r#"{{"_code":"Ok","x":"{}"}}"#, "x".repeat(1 << 17));
+    assert!(kept(&[JSON], Some(long.as_bytes())), "what was held whole is read whole");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(long.as_bytes()).expect("memory");
+    assert!(!kept(&[JSON, ("content-encoding", "gzip")], Some(&gzip.finish().expect("memory"))), "longer than what is decoded");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(format!("{{\"_code\":\"Ok\"}}{}x", " ".repeat(1 << 17)).as_bytes()).expect("memory");
+    assert!(!kept(&[JSON, ("content-encoding", "gzip")], Some(&gzip.finish().expect("memory"))), "what follows was not read");
+    assert!(profile.may_keep(RouteId(2), &Reply { status: StatusCode::OK, headers: &HeaderMap::new(), body: None }));
+    assert!(profile.may_keep(RouteId::UNMATCHED, &Reply { status: StatusCode::OK, headers: &HeaderMap::new(), body: None }));
+    let none = self::profile(
+        "[[route]]\nname = \"a\"\nwrites = [\"d:{reply.header.etag}\"]\n[[route]]\nname = \"b\"\nwrites = [\"d:{reply.json.a}\"]",
+    );
+    assert_eq!([0, 1, 9].map(|route| none.reads_reply_body(RouteId(route))), [false, true, false]);
+    assert_eq!([0, 1, 2, 9].map(|route| profile.reads_reply_body(RouteId(route))), [true; 4], "`denied` looks into every body");
+}
+
+#[test]
+fn what_only_the_reply_names_is_named_by_it_for_certain_or_is_everything() {
+    let profile = profile(REPLIES);
+    let reading = read(&profile, "POST /inbox", &[JSON], r#"{"kind":"k"}"#);
+    assert_eq!((names(&reading.writes), reading.effect), (vec!["list".to_owned()], Effect::Write));
+    let later = reading.later.expect("something is left to the reply");
+    assert_eq!(later.pending().map(names), Some(vec!["doc:k".to_owned()]));
+    assert_eq!(later.shown(), ["doc:k/{reply.json.ids[*]}", "tree:{reply.header.location}"]);
+    let scopes = |list: &[(&'static str, &'static str)], body: Option<&str>| {
+        names(&later.scopes(&Reply { status: StatusCode::CREATED, headers: &headers(list), body: body.map(str::as_bytes) }))
+    };
+    let location = ("location", "https://h/notes/%41?x");
+    assert_eq!(scopes(&[JSON, location], Some(r#"{"ids":["a",5,"a"]}"#)), ["doc:k/a", "doc:k/5", "tree:/notes/A"]);
+    for (list, body) in [
+        (&[JSON, location][..], Some(r#"{"ids":[]}"#)),
+        (&[JSON, location], Some(r#"{"ids":["a",null]}"#)),
+        (&[JSON, location], Some(r#"{"ids":["a"],"ids":["b"]}"#)),
+        (&[JSON, location], Some(r#"{"ids":["a"]"#)),
+        (&[JSON, location], Some("")),
+        (&[JSON, location], None),
+        (&[JSON], Some(r#"{"ids":["a"]}"#)),
+        (&[JSON, ("location", "notes/a")], Some(r#"{"ids":["a"]}"#)),
+        (&[JSON, ("location", "/notes/../a")], Some(r#"{"ids":["a"]}"#)),
+        (&[("content-type", "text/html"), location], Some(r#"{"ids":["a"]}"#)),
+    ] {
+        assert_eq!(scopes(list, body), ["*"], "{list:?} {body:?}");
+    }
+    let many: Vec<String> = (0..=WRITES_MAX).map(|id| id.to_string()).collect();
+    assert_eq!(scopes(&[JSON, location], Some(&format!(r#"{{"ids":[{}]}}"#, many.join(",")))), ["*"]);
+    for body in ["{}", r#"{"kind":"k","kind":"l"}"#, r#"{"kind":["k"]}"#] {
+        let unsure = read(&profile, "POST /inbox", &[JSON], body);
+        assert_eq!((names(&unsure.writes), unsure.later), (vec!["*".to_owned()], None), "{body}");
+    }
+    let plain = read(&profile, "POST /plain", &[], "");
+    assert_eq!((plain.writes.len(), plain.effect), (0, Effect::Write));
+    let later = plain.later.expect("something is left to the reply");
+    assert_eq!(later.pending(), None, "everything is suspended meanwhile");
+    let etag = headers(&[("etag", "e")]);
+    assert_eq!(names(&later.scopes(&Reply { status: StatusCode::OK, headers: &etag, body: None })), ["doc:e"]);
+    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let upgraded = read(&profile, "GET /plain", &upgrade, "");
+    assert_eq!((names(&upgraded.writes), upgraded.later), (vec!["*".to_owned()], None));
+}
+
+#[test]
+fn a_secret_is_that_of_the_credential_whatever_the_rest_of_the_request_is() {
+    let profile = profile(REPLIES);
+    let secret = |request: &str, list: &[(&str, &str)], body: &str| read(&profile, request, list, body).secret;
+    let one = secret("POST /poll", &[("authorization", "a")], "");
+    assert_eq!(one, secret("GET /plain?x", &[("authorization", "a"), JSON, ("x-doc", "d")], r#"{"id":"z"}"#));
+    assert_eq!(one, secret("PUT /a%2Fb", &[("authorization", "a"), JSON], "{"));
+    assert!(!one.is_empty() && secret("GET /", &[], "").is_empty() && Secret::default().is_empty());
+    let token = |token: &str| format!(r#"{{"token":{token}}}"#);
+    let different = [
+        one,
+        secret("GET /", &[("authorization", "b")], ""),
+        secret("GET /", &[("authorization", "a"), ("authorization", "a")], ""),
+        secret("GET /", &[("authorization", "a"), ("authorization", "b")], ""),
+        secret("GET /", &[("authorization", "a, b")], ""),
+        secret("POST /", &[JSON], &token("\"a\"")),
+        secret("POST /", &[JSON], &token("5")),
+        secret("POST /", &[JSON], &token("\"5\"")),
+        secret("POST /", &[JSON, ("authorization", "a")], &token("\"a\"")),
+        secret("POST /", &[("x-key", "a")], ""),
+        Secret::default(),
+    ];
+    for (index, one) in different.iter().enumerate() {
+        assert!(different[..index].iter().all(|other| one != other && one.as_bytes() != other.as_bytes()), "{index}");
+    }
+    assert_eq!(secret("GET /", &[("authorization", &"x".repeat(1025))], ""), Secret::default(), "too long: not found");
+    let shown = format!("{:?}", read(&profile, "GET /", &[("authorization", "hush")], "").secret);
+    assert_eq!(shown, "hidden");
+}
+
+#[test]
+fn of_a_body_that_is_keyed_by_selectors_only_what_they_find_for_certain_is_the_question() {
+    let profile = profile(REPLIES);
+    let key = |body: &str| profile.key_body(RouteId(0), &head("POST /poll", &[JSON]), body.as_bytes());
+    let values = |body: &str| match key(body) {
+        KeyBody::Values(bytes) => bytes,
+        other => panic!("{body}: {other:?}"),
+    };
+    assert_eq!(values(r#"{"id":"a","since":5,"noise":1}"#), values(r#"{"noise":2, "since":5, "id":"a"}"#));
+    let different = [
+        r#"{"id":"a","since":5}"#,
+        r#"{"id":"b","since":5}"#,
+        r#"{"id":"a","since":"5"}"#,
+        r#"{"id":"a","since":null}"#,
+        r#"{"id":"a","since":""}"#,
+        r#"{"id":"a","since":false}"#,
+        r#"{"id":"a","since":"false"}"#,
+        r#"{"id":"a"}"#,
+        r#"{"since":"a"}"#,
+        "{}",
+    ];
+    for (index, one) in different.iter().enumerate() {
+        assert!(different[..index].iter().all(|other| values(one) != values(other)), "{one}");
+    }
+    for body in [
+        r#"{"id":"a","since":1.5}"#,
+        r#"{"id":"a","since":[]}"#,
+        r#"{"id":"a","since":"\n"}"#,
+        r#"{"id":"a","since":5,"since":6}"#,
+        r#"{"id":"a","since":5"#,
+        r#"{"id":"a","since":5,"token":1.5}"#,
+        r#"{"id":"a","since":5,"token":"a","token":"b"}"#,
+        r#"{"id":"a","since":9007199254740993}"#,
+    ] {
+        assert_eq!(key(body), KeyBody::Uncertain, "{body}");
+    }
+    assert_eq!(profile.key_body(RouteId(1), &head("POST /inbox", &[JSON]), b"{}"), KeyBody::Whole);
+    assert_eq!(profile.key_body(RouteId::UNMATCHED, &head("POST /", &[JSON]), b"{}"), KeyBody::Whole);
+}
+
+#[test]
+fn noise_is_what_the_list_and_the_profile_say_but_never_what_they_read() {
+    let profile = profile(REPLIES);
+    let noise = |route: RouteId, name: &'static str| profile.is_noise(route, &HeaderName::from_static(name));
+    for name in
+        ["x-forwarded-for", "cf-ray", "x-b3-traceid", "b3", "user-agent", "connection", "te", "content-length", "x-build-7", "forwarded"]
+    {
+        assert!([RouteId(0), RouteId(1), RouteId::UNMATCHED].iter().all(|route| noise(*route, name)), "{name}");
+    }
+    for name in [
+        "accept",
+        "accept-encoding",
+        "if-none-match",
+        "authorization",
+        "cookie",
+        "range",
+        "depth",
+        "content-type",
+        "host",
+        "x-b4",
+        "x-key",
+        "x",
+    ] {
+        assert!([RouteId(0), RouteId(1), RouteId::UNMATCHED].iter().all(|route| !noise(*route, name)), "{name}");
+    }
+    assert!(noise(RouteId(0), "x-noise") && !noise(RouteId(1), "x-noise"));
+    assert!(!noise(RouteId(0), "x-doc") && noise(RouteId(1), "x-doc"), "a poll of one document is no other's");
+}
+
+#[test]
+fn the_meaning_up_to_a_route_changes_with_all_that_comes_before_it_only() {
+    let routes = [RouteId(0), RouteId(1), RouteId(2), RouteId::UNMATCHED];
+    let meanings = |text: &str| routes.map(|route| profile(text).meaning_up_to(route));
+    let before = meanings(REPLIES);
+    assert_eq!(before, meanings(&REPLIES.replace("name = \"inbox\"", "name = \"box\"")));
+    assert!(routes.iter().enumerate().all(|(index, _)| !before[..index].contains(&before[index])));
+    for (from, to, same) in [
+        ("json.since", "json.from", 0),
+        ("\"Ok\", \"OK\"", "\"Ok\"", 0),
+        ("[\"x-noise\"]", "[]", 0),
+        ("pending = [\"doc:{json.kind}\"]", "", 1),
+        ("reply.json.ids[*]", "reply.json.ids[0]", 1),
+        ("reply.header.etag", "reply.header.x-id", 2),
+        ("path = \"/plain\"", "path = \"/plain\"\nmethod = [\"POST\"]", 2),
+        ("json.token", "json.key", 0),
+        ("InvalidToken", "Invalid", 0),
+        ("x-build-*", "x-build", 0),
+        ("\n[[route]]\nname = \"poll\"", "\nclient = [\"json.user\"]\n[[route]]\nname = \"poll\"", 0),
+        ("\n[[route]]\nname = \"poll\"", "\nunmatched = { class = \"sync\" }\n[[route]]\nname = \"poll\"", 0),
+        ("\n[[route]]\nname = \"poll\"", "\nprefix = \"/p\"\n[[route]]\nname = \"poll\"", 0),
+    ] {
+        assert!(REPLIES.contains(from), "{from}");
+        let after = meanings(&REPLIES.replacen(from, to, 1));
+        assert_eq!((&before[..same], before[same..].iter().zip(&after[same..]).all(|(a, b)| a != b)), (&after[..same], true), "{from}");
+    }
+    let longer = format!("{REPLIES}[[route]]\nname = \"new\"\npath = \"/new\"\nwrites = []\n");
+    let after = meanings(&longer);
+    assert_eq!(before[..3], after[..3]);
+    assert_ne!(before[3], after[3]);
+    let all = |text: &str| profile(text).meaning();
+    assert_eq!(
+        all(REPLIES),
+        all(&REPLIES.replacen("\n[[route]]", "\nclient = [\"json.user\"]\n[[route]]", 1)),
+        "who is limited is no effect"
+    );
+}
+
+#[test]
 fn any_of_several_tables_of_tests_may_hold() {
     let profile = profile(
         "[[route]]\nname = \"any\"\nwhen = [{ \"query.a\" = [\"1\"], \"query.b\" = [2] }, { \"query.c\" = { not = { glob = \"x*\" } }, \"query.d\" = { over = 5 } }]\nwrites = []\n",
@@ -338,6 +621,7 @@ fn every_mistake_is_told_with_its_place_and_what_to_write_instead() {
             "before there is a reply",
             "request",
         ),
+        ("[[route]]\nname = \"a\"\nreads = [\"a\"]\nanswer = { renew = { \"json.a[*].b\" = \"now\" } }", "5:22", "several values", "one"),
         ("[[route]]\nname = \"a\"\nbody_over = \"5\"", "4:13", "cannot be \"5\"", "64KiB"),
         ("[[example]]\nrequest = \"GET /\"\n[example.expect]\nroute = \"x\"", "5:9", "this example's route is \"unmatched\"", "correct"),
         ("[[example]]\nrequest = \"GET /\"", "2:1", "must say what it expects", "example.expect"),
@@ -400,8 +684,19 @@ fn what_is_explained_names_every_test_that_was_asked() {
     let steps: Vec<(&str, &str)> = explanation.steps.iter().map(|step| (step.route.as_str(), step.holds)).collect();
     assert_eq!(steps, [("poll", "false"), ("many", "false"), ("write", "true")]);
     assert_eq!(explanation.steps[0].tests, [("json.changes = \"empty\"".to_owned(), "false")]);
-    let poll = profile.explain(&head("POST /sync", &[JSON]), BodySeen::Whole(br#"{"id":"a"}"#), PEER);
+    let poll = profile.explain(&head("POST /sync", &[JSON]), BodySeen::Whole(br#"{"id":"a","token":"hush"}"#), PEER);
     assert_eq!(poll.answer.as_deref(), Some("200"));
+    assert_eq!((poll.question, poll.credential, poll.reply_held), (Some("all of the body"), vec!["json.token".to_owned()], false));
+    let replies = self::profile(REPLIES);
+    let inbox = replies.explain(&head("POST /inbox", &[JSON]), BodySeen::Whole(br#"{"kind":"k"}"#), PEER);
+    assert_eq!(inbox.later, ["doc:k/{reply.json.ids[*]}", "tree:{reply.header.location}"]);
+    assert_eq!((inbox.pending, inbox.question, inbox.reply_held), (Some(vec!["doc:k".to_owned()]), None, true));
+    let poll = replies.explain(&head("POST /poll", &[JSON, ("x-doc", "d"), ("x-key", "hush")]), BodySeen::Whole(br#"{"id":"a"}"#), PEER);
+    assert_eq!(poll.question, Some("of the body what `key_body` names"));
+    assert_eq!(poll.asked_of_reply.len(), 4);
+    assert_eq!(poll.asked_of_reply[2], r#"kept only if reply.json._code = ["Ok", "OK"]"#);
+    let shown = format!("{:?} {:?} {:?} {:?}", poll.credential, poll.reading.secret, poll.reads, poll.asked_of_reply);
+    assert!(!shown.contains("hush"), "{shown}");
 }
 
 #[test]
@@ -444,6 +739,8 @@ fn no_request_makes_a_shipped_profile_panic() {
         "*",
     ];
     let bodies = [
+        "<a xmlns='DAV:'><href>/x</href></a>",
+        "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--b--",
         r#"{"token":"t","changes":["#,
         r#"{"requests":[{"path":"/a"},{"path":[]}]}"#,
         "",
@@ -458,7 +755,9 @@ fn no_request_makes_a_shipped_profile_panic() {
             ["content-type", "content-encoding", "content-length", "destination", "authorization", "cookie", "upgrade", "connection"]
         {
             if random.u8(..4) == 0 {
-                let value = ["application/json", "gzip", "7", "http://h/%2e", "Basic eDp5", "\u{e9}", "Upgrade", ""][random.usize(..8)];
+                let values =
+                    ["application/json", "gzip", "7", "http://h/%2e", "Basic eDp5", "\u{e9}", "Upgrade", "", "text/xml", "br", "zstd"];
+                let value = values[random.usize(..values.len())];
                 head.headers.insert(name, http::HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
             }
         }

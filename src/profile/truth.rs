@@ -22,7 +22,9 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     /// A text that is too long, holds control characters or cannot be decoded: it is there and not empty, but it has no text.
     Opaque,
-    /// An array or object.
+    /// It is there, but readers differ in what it says: it may even be empty.
+    Unclear,
+    /// An array or object, or an element that holds elements.
     Container {
         /// Whether it is `[]` or `{}`.
         empty: bool,
@@ -43,16 +45,17 @@ impl<'a> Value<'a> {
             Self::Flag(flag) => Some(Cow::Borrowed(if *flag { "true" } else { "false" })),
             Self::Integer(number) => Some(Cow::Owned(number.to_string())),
             Self::Text(text) => Some(Cow::Borrowed(text)),
-            Self::Null | Self::Number(_) | Self::Opaque | Self::Container { .. } => None,
+            Self::Null | Self::Number(_) | Self::Opaque | Self::Unclear | Self::Container { .. } => None,
         }
     }
 
-    fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> Truth {
         match self {
-            Self::Null => true,
-            Self::Text(text) => text.is_empty(),
-            Self::Container { empty } => *empty,
-            Self::Flag(_) | Self::Integer(_) | Self::Number(_) | Self::Opaque => false,
+            Self::Null => Truth::Yes,
+            Self::Text(text) => text.is_empty().into(),
+            Self::Container { empty } => (*empty).into(),
+            Self::Flag(_) | Self::Integer(_) | Self::Number(_) | Self::Opaque => Truth::No,
+            Self::Unclear => Truth::Unknown,
         }
     }
 }
@@ -97,6 +100,7 @@ impl<'a> Found<'a> {
             Value::Number(number) => Value::Number(number),
             Value::Text(text) => Value::Text(Cow::Owned(text.into_owned())),
             Value::Opaque => Value::Opaque,
+            Value::Unclear => Value::Unclear,
             Value::Container { empty } => Value::Container { empty },
         };
         Found { values: self.values.into_iter().map(own).collect(), open: self.open, gap: self.gap }
@@ -179,17 +183,17 @@ impl Test {
     pub fn holds(&self, found: &Found<'_>) -> Truth {
         match self {
             Self::Present => some(found, |_| Truth::Yes),
-            Self::Empty => some(found, |value| Truth::from(!value.is_empty())).negated(),
+            Self::Empty => some(found, |value| value.is_empty().negated()).negated(),
             Self::AnyOf(words) => some(found, |value| match value {
-                Value::Number(_) => Truth::Unknown,
+                Value::Number(_) | Value::Unclear => Truth::Unknown,
                 _ => Truth::from(value.text().is_some_and(|text| words.iter().any(|word| *word == text))),
             }),
             Self::Glob(pattern) => some(found, |value| match value {
-                Value::Number(_) | Value::Opaque => Truth::Unknown,
+                Value::Number(_) | Value::Opaque | Value::Unclear => Truth::Unknown,
                 _ => Truth::from(value.text().is_some_and(|text| glob(pattern, &text))),
             }),
             Self::Over(limit) => some(found, |value| match value {
-                Value::Opaque => Truth::Unknown,
+                Value::Opaque | Value::Unclear => Truth::Unknown,
                 Value::Number(number) => Truth::from(number > limit),
                 #[expect(clippy::cast_precision_loss, reason = "integers are within 2^53")]
                 Value::Integer(number) => Truth::from(*number as f64 > *limit),

@@ -183,6 +183,15 @@ impl Linger {
     }
 }
 
+/// Sees a body before whoever asks for it does. It must not wait.
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// These bytes are about to be passed on. They come in order, from the first byte of the body, none left out.
+    fn pass(&mut self, bytes: &[u8]);
+
+    /// The body has ended, and that is about to be told; where its length is known, with its last bytes. Never called if it breaks off.
+    fn end(&mut self);
+}
+
 /// A client's body.
 #[derive(Debug)]
 pub struct Upload {
@@ -201,6 +210,7 @@ pub struct Upload {
     born: Moment,
     /// Set while the client waits for `100 Continue`: reading would send it.
     expects: bool,
+    watch: Option<Box<dyn Watch>>,
 }
 
 /// What was read of a body before the queue.
@@ -231,7 +241,14 @@ impl Upload {
             progress: Arc::default(),
             linger,
             expects,
+            watch: None,
         }
+    }
+
+    /// From now on `watch` sees what is passed on, the beginning that was read already too. To be given after [`Upload::begin`], whose own
+    /// reading it must not see.
+    pub fn watch(&mut self, watch: Box<dyn Watch>) {
+        self.watch = Some(watch);
     }
 
     /// How it stands, for whoever hands it away.
@@ -287,32 +304,52 @@ impl Upload {
 
     /// The next frame.
     pub fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        if let Some(prefix) = self.prefix.take() {
-            self.note_end();
-            return Poll::Ready(Some(Ok(Frame::data(prefix))));
+        let polled = match self.prefix.take() {
+            Some(prefix) => Poll::Ready(Some(Ok(Frame::data(prefix)))),
+            None => self.poll_rest(context),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.pass(frame);
         }
+        polled
+    }
+
+    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.expects = false;
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         match Pin::new(rest).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let came = self.came(frame);
-                self.note_end();
-                Poll::Ready(Some(came))
-            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.came(frame))),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.broke(Fault::of(&error))))),
             Poll::Ready(None) => {
                 self.rest = None;
-                self.progress.end();
+                self.end();
                 Poll::Ready(None)
             }
             Poll::Pending => self.wait(context),
         }
     }
 
-    /// A body of a declared length is not asked again after its last byte.
-    fn note_end(&self) {
+    fn pass(&mut self, frame: &Frame<Bytes>) {
+        match (&mut self.watch, frame.data_ref()) {
+            (Some(watch), Some(bytes)) => watch.pass(bytes),
+            (Some(_), None) => self.end_watch(),
+            (None, _) => {}
+        }
+        // A body of a declared length is not asked again after its last byte.
         if self.is_end_stream() {
-            self.progress.end();
+            self.end();
+        }
+    }
+
+    /// What the watch does at the end is done before anybody can see that it has ended.
+    fn end(&mut self) {
+        self.end_watch();
+        self.progress.end();
+    }
+
+    fn end_watch(&mut self) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.end();
         }
     }
 
@@ -348,6 +385,7 @@ impl Upload {
 
     /// The client is at fault: nothing more is read, but for lingering where it still sends.
     fn broke(&mut self, fault: Fault) -> Fault {
+        self.watch = None;
         if let Some(rest) = self.rest.take()
             && fault == Fault::TooLarge
         {
@@ -413,5 +451,105 @@ impl Abort {
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use http_body_util::Empty;
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use parking_lot::Mutex;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default)]
+    struct Diary(Arc<Mutex<Vec<String>>>);
+
+    impl Diary {
+        fn note(&self, text: String) {
+            self.0.lock().push(text);
+        }
+    }
+
+    #[derive(Debug)]
+    struct Witness(Diary, Arc<Progress>);
+
+    impl Watch for Witness {
+        fn pass(&mut self, bytes: &[u8]) {
+            assert_eq!(self.1.ended(), None);
+            self.0.note(format!("seen {}", String::from_utf8_lossy(bytes)));
+        }
+
+        fn end(&mut self) {
+            assert_eq!(self.1.ended(), None, "its end can be seen already");
+            self.0.note("seen whole".to_owned());
+        }
+    }
+
+    /// What a watch and the reader of a body saw, in order. `parts` are sent one by one, and the last one ends the connection.
+    async fn diary(parts: &[&str], ahead: usize) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let diary = Diary::default();
+        let kept = diary.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let diary = kept.clone();
+            async move {
+                let limits = Limits { idle: Duration::from_secs(5), bytes_max: 20, rate_min: 1 };
+                let linger = Arc::new(Linger::new(0, Duration::ZERO, 0));
+                let mut upload = Upload::new(request.into_body(), false, limits, linger);
+                let beginning = upload.begin(ahead).await.expect("a beginning");
+                assert!(matches!(beginning, Beginning::Prefix(_)));
+                upload.watch(Box::new(Witness(diary.clone(), upload.progress())));
+                loop {
+                    let ended = upload.is_end_stream();
+                    match std::future::poll_fn(|context| Pin::new(&mut upload).poll_frame(context)).await {
+                        Some(Ok(frame)) if frame.is_trailers() => diary.note("got trailers".to_owned()),
+                        Some(Ok(frame)) => {
+                            diary.note(format!("got {}", String::from_utf8_lossy(&frame.into_data().expect("data"))));
+                        }
+                        Some(Err(fault)) => diary.note(format!("{fault:?}")),
+                        None => {
+                            diary.note(if ended { "over" } else { "ends" }.to_owned());
+                            return Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()));
+                        }
+                    }
+                }
+            }
+        });
+        let serving = tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service).into_future());
+        for part in parts {
+            client.write_all(part.as_bytes()).await.expect("it reads");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        client.shutdown().await.expect("it reads");
+        let _ = serving.await.expect("no panic");
+        diary.0.lock().join(", ")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_sees_every_byte_and_the_end_before_they_are_passed_on() {
+        let length = ["POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc", "def", "ghi"];
+        let expected = "seen abc, got abc, seen def, got def, seen ghi, seen whole, got ghi, over";
+        assert_eq!(diary(&length, 1).await, expected);
+        let expected = "seen abcdef, got abcdef, seen ghi, seen whole, got ghi, over";
+        assert_eq!(diary(&length, 5).await, expected, "what was read ahead is seen as well");
+        let chunked = ["POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "2\r\nde\r\n", "0\r\n\r\n"];
+        assert_eq!(diary(&chunked, 1).await, "seen abc, got abc, seen de, got de, seen whole, ends");
+        let trailed =
+            ["POST / HTTP/1.1\r\nhost: a\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "0\r\nx-sum: 1\r\n\r\n"];
+        assert_eq!(diary(&trailed, 1).await, "seen abc, got abc, seen whole, got trailers, ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_sees_no_end_of_a_body_that_breaks_off() {
+        let cut = ["POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc", "def"];
+        assert_eq!(diary(&cut, 1).await, "seen abc, got abc, seen def, got def, Gone, over");
+        let long = ["POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "14\r\n01234567890123456789\r\n"];
+        assert_eq!(diary(&long, 1).await, "seen abc, got abc, TooLarge, over");
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod documents;
 pub mod shell;
+pub mod watching;
 
 use std::{hash::Hasher, net::IpAddr};
 

@@ -89,6 +89,24 @@ pub struct Reads {
     pub keys: SmallVec<[Key; 4]>,
 }
 
+/// The scope with this text, as in `Tidegate-Changed` and `/invalidate`: `*`, `kind`, `kind:text`, or `tree:/path`. None for anything else.
+#[must_use]
+pub fn scope(text: &str) -> Option<Scope> {
+    if text == "*" {
+        return Some(Scope::All);
+    }
+    let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
+    let sound = !kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if !sound || rest == Some("") || text.chars().any(char::is_control) {
+        return None;
+    }
+    if kind == "tree" {
+        let path = rest.filter(|path| path.starts_with('/'))?;
+        return Some(Scope::Tree(profile::normalise(path)?.into()));
+    }
+    Some(Scope::Plain(text.into()))
+}
+
 /// Makes keys under a secret.
 #[derive(Clone)]
 pub struct Keyring {
@@ -164,20 +182,7 @@ impl Keyring {
     /// `tree:/path`, which is decoded and normalised as a profile's is. None for anything else.
     #[must_use]
     pub fn named(&self, text: &str) -> Option<Touched> {
-        if text == "*" {
-            return Some(Touched::everything());
-        }
-        let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
-        let sound = !kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-        if !sound || rest == Some("") || text.chars().any(char::is_control) {
-            return None;
-        }
-        let scope = if kind == "tree" {
-            Scope::Tree(profile::normalise(rest.filter(|path| path.starts_with('/'))?)?.into())
-        } else {
-            Scope::Plain(text.into())
-        };
-        Some(self.writes(&[scope]))
+        scope(text).map(|scope| self.writes(&[scope]))
     }
 
     fn hasher(&self, kind: u8) -> SipHasher13 {

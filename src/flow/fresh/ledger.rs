@@ -184,7 +184,9 @@ pub struct View {
     pub everything: Looked,
     /// Whether `all` is solid now.
     pub all_solid: Result<(), NotSolid>,
-    /// Parts whose floor is not solid yet: documents without an entry there are in doubt.
+    /// Parts of the ledger.
+    pub parts: usize,
+    /// Of them, those whose floor is not solid yet: documents without an entry there are in doubt.
     pub floors_in_doubt: usize,
 }
 

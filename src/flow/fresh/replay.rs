@@ -106,9 +106,6 @@ pub fn may_keep(
     let never = status.is_informational()
         || status.is_server_error()
         || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    if never || !rules.statuses.contains(&status) {
-        return Err(NotKept::Status);
-    }
     if *method == Method::CONNECT || request.contains_key(header::UPGRADE) || head.headers.contains_key(header::UPGRADE) {
         return Err(NotKept::Upgrade);
     }
@@ -125,6 +122,10 @@ pub fn may_keep(
                 return Err(NotKept::Vary);
             }
         }
+    }
+    // Last, for an answer that is refused for this alone may still be shared.
+    if never || !rules.statuses.contains(&status) {
+        return Err(NotKept::Status);
     }
     Ok(())
 }

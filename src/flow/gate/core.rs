@@ -5,6 +5,8 @@
 //! `[gate] mode` is not. The *virtual* one exists while anything of queue, seats or client caps is in `shadow`: it knows what is in shadow
 //! as well, and its seats are freed by the real ends. Whoever it refuses goes on, and the rule is noted.
 
+mod aside;
+
 use std::{sync::Arc, time::Duration};
 
 use foldhash::fast::RandomState;
@@ -22,7 +24,7 @@ use crate::{
         Settings,
         settings::{ClassSettings, Rate, Shares},
     },
-    model::{Class, ClientKey, Intent, Mode, Refusal, Rule},
+    model::{CLASSES_MAX, Class, ClientKey, Intent, Mode, Refusal, Rule},
 };
 
 /// A refusal's `Retry-After` grows by a random factor between 1 and this, so that those who were refused together do not return together.
@@ -120,6 +122,8 @@ pub struct Core {
     streams_of: std::collections::HashMap<u64, usize, RandomState>,
     random: fastrand::Rng,
     events: Vec<Event>,
+    /// When a class refused somebody last.
+    refused: [Option<Moment>; CLASSES_MAX],
 }
 
 impl Core {
@@ -131,12 +135,13 @@ impl Core {
             real: Schedule::new(None, &[], now),
             shadow: None,
             client_rates: Arc::new(Buckets::new(settings.gate.clients_max)),
-            class_rates: Arc::new(Buckets::new(crate::model::CLASSES_MAX)),
+            class_rates: Arc::new(Buckets::new(CLASSES_MAX)),
             requests: Slab::new(),
             streams: 0,
             streams_of: std::collections::HashMap::default(),
             random: fastrand::Rng::with_seed(seed),
             events: Vec::new(),
+            refused: [None; CLASSES_MAX],
             servers: 1,
             settings: Arc::clone(&settings),
         };
@@ -222,6 +227,7 @@ impl Core {
             shadows: Shadows::new(),
         };
         if let Err(refusal) = self.before_queue(&mut request, intent.stream, now) {
+            self.refused[class.index()] = Some(now);
             self.give_back(&request, now);
             return Entered::Refused(refusal, request.shadows);
         }
@@ -242,7 +248,10 @@ impl Core {
         let (place, started) = match arrival {
             Arrival::Started(key) => (key, true),
             Arrival::Waits(key) => (key, false),
-            Arrival::Refused(denial) => return Entered::Refused(self.refusal(denial), self.turn_away(ticket.index, now)),
+            Arrival::Refused(denial) => {
+                self.refused[class.index()] = Some(now);
+                return Entered::Refused(self.refusal(denial), self.turn_away(ticket.index, now));
+            }
         };
         self.requests[ticket.index].place = Some(place);
         if let (Some(shadow), Some(ask)) = (&mut self.shadow, supposed) {
@@ -421,6 +430,7 @@ impl Core {
             }
         }
         self.give_back(&request, now);
+        self.refused[request.class.index()] = Some(now);
         let refusal = self.refusal(denial);
         notices.push(Notice::Refused { ticket, refusal, shadows: request.shadows, waited: now.since(request.arrived) });
     }

@@ -445,6 +445,11 @@ impl Schedule {
         self.total
     }
 
+    /// Whether anybody waits for a seat.
+    pub fn waits(&self) -> bool {
+        self.waiting > 0
+    }
+
     /// What a class looks like at a moment.
     pub fn sight(&self, class: usize, now: Moment) -> Sight {
         let account = &self.accounts[class];

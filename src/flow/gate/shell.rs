@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::{self, Moment},
     config::Settings,
-    model::{Class, Intent},
+    model::{Class, ClientKey, Intent},
 };
 
 /// How often keys whose buckets are full again are forgotten.
@@ -136,6 +136,11 @@ impl Permit {
         self.seat.shared.state.lock().core.shadows(self.seat.ticket)
     }
 
+    /// It is not used after all: what was taken on the way is given back with the seat.
+    pub fn unused(&mut self) {
+        self.seat.used = false;
+    }
+
     /// A stream that has gone silent gives its seat back and from then on counts only against `[stream]`. Anything else keeps its seat.
     pub fn keep_stream_only(&mut self) {
         let ticket = self.seat.ticket;
@@ -182,6 +187,26 @@ impl Gate {
                 Ok(Permit { class, started, waited, predicted, shadows, seat })
             }
         }
+    }
+
+    /// Whether a client's rate lets it have an answer that costs no seat.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn knock(&self, class: Class, client: ClientKey) -> Result<Shadows, Box<Refused>> {
+        let now = (self.shared.clock)();
+        let knocked = self.shared.state.lock().core.knock(class, client, now);
+        knocked.map_err(|(refusal, shadows)| Box::new(Refused { refusal, shadows, waited: Duration::ZERO }))
+    }
+
+    /// A seat that nobody wants, at once or not at all.
+    #[must_use]
+    pub fn spare(&self, intent: Intent) -> Option<Permit> {
+        let class = intent.class;
+        let ticket = self.shared.step(|state, now| state.core.spare(intent, now, &mut state.notices).map(|ticket| (ticket, now)));
+        let (ticket, started) = ticket?;
+        let seat = Seat { shared: Arc::clone(&self.shared), ticket, used: true };
+        Some(Permit { class, started, waited: Duration::ZERO, predicted: None, shadows: Shadows::new(), seat })
     }
 
     /// New settings take effect whole; nobody who waits or runs is thrown out.

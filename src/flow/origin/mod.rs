@@ -1,11 +1,11 @@
 //! The call to the app: a permit in, an answer out. The seat is charged until the app is really done, whatever the client does.
 
-pub mod failure;
 pub mod headers;
 pub mod health;
 pub mod pool;
 pub mod pump;
 pub mod seat;
+pub mod socket;
 pub mod tunnel;
 
 use std::{
@@ -25,7 +25,6 @@ use tokio_util::task::TaskTracker;
 
 use self::seat::Zombie;
 pub use self::{
-    failure::FailureKind,
     pool::{Lease, Pool},
     seat::{Close, Held, Seat, Watch},
 };
@@ -34,8 +33,10 @@ use crate::{
     config::settings::App,
     flow::{
         accept::{Drain, Stage},
+        fresh::stake::Stake,
         gate::Permit,
     },
+    model::FailureKind,
     wire::{Body, Budget, Fault, upload::Progress},
 };
 
@@ -76,6 +77,8 @@ pub struct Job {
     pub permit: Permit,
     /// Who wants to know.
     pub watch: Arc<dyn Watch>,
+    /// The write that it makes, or the question that it asks.
+    pub stake: Box<Stake>,
     /// It may be sent again though it was written: safe, bodiless, and it writes no document.
     pub repeatable: bool,
     /// It is open-ended.
@@ -197,8 +200,8 @@ impl Origin {
     }
 
     async fn attempt(&self, job: Job) -> Result<Answer, CallError> {
-        let Job { mut head, mut body, progress, permit, watch, repeatable, stream, upgrade, head_timeout } = job;
-        let mut seat = Seat::new(permit, watch);
+        let Job { mut head, mut body, progress, permit, watch, stake, repeatable, stream, upgrade, head_timeout } = job;
+        let mut seat = Seat::new(permit, watch, stake, progress.clone());
         let mut attempts = 0;
         let mut fresh = false;
         loop {
@@ -230,6 +233,7 @@ impl Origin {
                         (head, body) = (copy, Body::Empty);
                         fresh = true;
                     } else {
+                        lease.reset();
                         return Err(self.failed(error.error(), seat, &deadlines, progress.as_deref()));
                     }
                 }
@@ -297,9 +301,11 @@ impl Origin {
             let finishing = async {
                 match sending.await {
                     Ok(response) => {
-                        seat.watch().answered(response.status(), response.headers());
-                        let close = if pump::discard(response.into_body(), &mut seat.reply).await { Close::Late } else { Close::Cut };
-                        seat.close(close);
+                        let (mut head, body) = response.into_parts();
+                        seat.answered(&head);
+                        headers::incoming(&mut head.headers, false);
+                        seat.stake.passes(&head);
+                        pump::finish_late(body, &mut seat).await;
                     }
                     Err(_) => seat.close(Close::Cut),
                 }
@@ -310,6 +316,7 @@ impl Origin {
                 () = cut.reached(Stage::Cut) => {}
             }
             // The connection has served a request that nobody waited for: it is not used again.
+            lease.reset();
             drop((lease, seat, zombie));
         });
     }
@@ -330,6 +337,7 @@ impl Origin {
 
     /// We closed the connection: the app may not have noticed, so the seat stays charged until `zombie_ttl`, unless `upstream_cancels`.
     pub(crate) fn abandon(&self, mut seat: Seat, deadlines: &Deadlines) {
+        seat.stake.lost();
         if self.settings.load().upstream_cancels {
             return;
         }
@@ -356,8 +364,8 @@ impl Origin {
         upgrade: Option<OnUpgrade>,
         stream: bool,
     ) -> Result<Answer, CallError> {
-        seat.watch().answered(response.status(), response.headers());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            seat.watch().answered(response.status(), response.headers());
             let Some(client) = upgrade else { return Err(CallError::App(FailureKind::UpgradeFailed)) };
             if !seat.become_stream() {
                 return Err(CallError::Streams);
@@ -373,7 +381,9 @@ impl Origin {
             lease.hint(seconds);
         }
         let (mut head, incoming) = response.into_parts();
+        seat.answered(&head);
         headers::incoming(&mut head.headers, false);
+        seat.stake.passes(&head);
         head.version = http::Version::HTTP_11;
         if stream {
             lease.leave_cap();

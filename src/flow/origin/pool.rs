@@ -20,10 +20,11 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::failure::FailureKind;
+use super::socket::{Reset, Socket};
 use crate::{
     clock::{self, Moment},
     config::settings::App,
+    model::FailureKind,
     wire::{Body, upload::Progress},
 };
 
@@ -46,6 +47,7 @@ pub struct Lease {
     /// How the upload on it stands; an answer may come before its end.
     pub progress: Option<Arc<Progress>>,
     driver: AbortHandle,
+    reset: Reset,
     address: SocketAddr,
     born: Moment,
     idle_max: Duration,
@@ -57,6 +59,12 @@ impl Lease {
     pub fn hint(&mut self, seconds: u64) {
         let idle = Duration::from_secs(seconds);
         self.idle_max = self.idle_max.min(idle.saturating_sub(IDLE_MARGIN).max(idle / 2));
+    }
+
+    /// The call on it is given up: the connection is closed now, by a reset.
+    pub fn reset(&self) {
+        self.reset.set();
+        self.driver.abort();
     }
 
     /// An open-ended request keeps its connection for long: it leaves the cap to the others.
@@ -236,10 +244,9 @@ impl Pool {
     }
 
     async fn handshake(&self, socket: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) -> Result<Lease, FailureKind> {
-        // Without it requests would only be slower.
-        let _ = socket.set_nodelay(true);
-        let handshake =
-            http1::Builder::new().max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX * 2).handshake(TokioIo::new(socket));
+        let reset = Reset::default();
+        let socket = TokioIo::new(Socket::new(socket, reset.clone()));
+        let handshake = http1::Builder::new().max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX * 2).handshake(socket);
         let (sender, connection) = handshake.await.map_err(|_| FailureKind::ConnectFailed)?;
         let open = Open::count(&self.open);
         self.failed_connects.store(0, Ordering::Relaxed);
@@ -256,6 +263,7 @@ impl Pool {
             reused: false,
             progress: None,
             driver: driver.abort_handle(),
+            reset,
             address,
             born: clock::now(),
             idle_max,

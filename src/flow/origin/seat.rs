@@ -9,17 +9,26 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, response::Parts};
 
 use crate::{
     clock::{self, Moment},
-    flow::gate::{Permit, Shadows},
+    flow::{
+        fresh::{ledger::NotSolid, replay::NotKept, stake::Stake},
+        gate::{Permit, Shadows},
+    },
     model::Class,
-    wire::pipe::End,
+    wire::{pipe::End, upload::Progress},
 };
 
-/// Who wants to know how a call goes. Each is called at most once, in this order, but for `ended`, which may come at any time.
+/// Who wants to know how a call goes. Each is called at most once, in this order, but for `asked` and `kept`, which only polls
+/// have, and `ended`, which may come at any time.
 pub trait Watch: Send + Sync + 'static {
+    /// An attempt at a poll is about to be sent: whether its answer will last.
+    fn asked(&self, solid: Result<(), NotSolid>);
+    /// The answer to a poll is whole: whether it is kept.
+    fn kept(&self, kept: Result<(), NotKept>);
     /// The app's head has come.
     fn answered(&self, status: StatusCode, headers: &HeaderMap);
     /// The app is done with it, or was given up.
@@ -64,11 +73,14 @@ pub struct Held {
     pub shadows: Shadows,
 }
 
-/// A seat with the record of its use. It is given up when this is dropped.
+/// A seat with the record of its use, and what hangs on the call. It is given up when this is dropped.
 #[derive(Debug)]
 pub struct Seat {
     permit: Option<Permit>,
     watch: Arc<dyn Watch>,
+    /// What hangs on the call.
+    pub stake: Box<Stake>,
+    progress: Option<Arc<Progress>>,
     sent: Option<Moment>,
     released: Option<Moment>,
     close: Close,
@@ -79,19 +91,38 @@ pub struct Seat {
 impl Seat {
     /// A seat that nothing was sent on.
     #[must_use]
-    pub fn new(permit: Permit, watch: Arc<dyn Watch>) -> Self {
-        Self { permit: Some(permit), watch, sent: None, released: None, close: Close::Unsent, reply: 0 }
+    pub fn new(permit: Permit, watch: Arc<dyn Watch>, stake: Box<Stake>, progress: Option<Arc<Progress>>) -> Self {
+        Self { permit: Some(permit), watch, stake, progress, sent: None, released: None, close: Close::Unsent, reply: 0 }
     }
 
-    /// The first byte is about to be sent.
+    /// The first byte of an attempt is about to be sent.
     pub fn send(&mut self) -> Moment {
         self.close = Close::Cut;
+        if let Some(solid) = self.stake.sending() {
+            self.watch.asked(solid);
+        }
         *self.sent.get_or_insert_with(clock::now)
     }
 
     /// Nothing of it was written after all.
     pub fn unsent(&mut self) {
         self.close = Close::Unsent;
+        self.stake.unsent();
+    }
+
+    /// The app's final head has come, and nothing of it has gone on.
+    pub fn answered(&mut self, head: &Parts) {
+        self.watch.answered(head.status, &head.headers);
+        self.stake.answered(head);
+    }
+
+    /// The app's answer was read to its last byte; `body` is what was wanted of it.
+    pub fn whole(&mut self, close: Close, body: Option<Bytes>, trailers: bool) {
+        self.close = close;
+        let sent = self.progress.as_ref().is_none_or(|progress| progress.ended().is_some() && progress.fault().is_none());
+        if let Some(kept) = self.stake.whole(body, trailers, sent) {
+            self.watch.kept(kept);
+        }
     }
 
     /// How the app ended it; the last word counts.

@@ -7,10 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::exchange::Decided;
-use crate::{
-    flow::origin::FailureKind,
-    model::{Refusal, Rule},
-};
+use crate::model::{FailureKind, Refusal, Rule};
 
 /// The media type of [`Problem::body`].
 pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");

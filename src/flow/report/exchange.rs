@@ -4,11 +4,15 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{Method, Uri};
 
+use super::{PollEnd, told};
 use crate::{
     clock::Moment,
-    flow::{gate::Shadows, origin::FailureKind},
-    model::{Class, ClientKey, Effect, Mode, Outcome, Rule, SCOPES_SHOWN_MAX, Scope},
-    profile::Client,
+    flow::{
+        fresh::{ledger::NotSolid, replay::NotKept},
+        gate::Shadows,
+    },
+    model::{Class, ClientKey, Effect, FailureKind, Mode, Outcome, Rule, SCOPES_SHOWN_MAX, Scope},
+    profile::{Client, RouteId},
 };
 
 /// A request that has ended, as metrics and the access log see it. It holds no credential.
@@ -62,13 +66,49 @@ pub struct Exchange {
     pub database: Option<Duration>,
     /// How many queries that were, where the app tells.
     pub queries: Option<u64>,
+    /// How it was answered, if it is a poll.
+    pub poll: Option<PollAnswered>,
     /// The bytes of its body that were read.
     pub bytes_in: u64,
     /// The bytes of the response's body that were written.
     pub bytes_out: u64,
 }
 
+/// A poll, and how it was answered so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollAnswered {
+    /// Its route.
+    pub route: RouteId,
+    /// How.
+    pub end: PollEnd,
+    /// Whether the app's answer will last, once it is asked.
+    pub solid: Option<Result<(), NotSolid>>,
+    /// Whether the app's answer is kept, once it is whole.
+    pub kept: Option<Result<(), NotKept>>,
+}
+
+impl PollAnswered {
+    /// How it was answered, by all that is known, and whether the app's answer is stored.
+    #[must_use]
+    pub fn refined(&self) -> (PollEnd, bool) {
+        match self.end {
+            PollEnd::Forwarded(why) => {
+                let (why, stored) = told::refine(why, self.solid, self.kept);
+                (PollEnd::Forwarded(why), stored)
+            }
+            end => (end, false),
+        }
+    }
+}
+
 impl Exchange {
+    /// It turned out to write everything.
+    pub fn widen(&mut self) {
+        self.documents.insert(0, Scope::All);
+        self.effect = Effect::Write;
+        self.everything = true;
+    }
+
     /// What it reads and writes, each scope once, at most [`SCOPES_SHOWN_MAX`].
     pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
         let distinct = |(index, scope): &(usize, &Scope)| !self.documents[..*index].contains(scope);
@@ -153,6 +193,7 @@ pub(crate) mod tests {
             app: Some(Duration::from_millis(20)),
             database: None,
             queries: None,
+            poll: None,
             bytes_in: 10,
             bytes_out: 20,
         }

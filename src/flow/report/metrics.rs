@@ -1,20 +1,29 @@
 //! Every metric, declared once. Labels are classes, outcomes, rules, failures, states, and the profile's route names: never data of a client.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
-    core::{Collector, GenericCounter},
+    core::{Collector, GenericCounter, MetricVec, MetricVecBuilder},
+    proto::MetricFamily,
 };
 
-use super::{ConfigScrape, Scrape, exchange::Exchange};
+use super::{
+    ConfigScrape, Counts, DatabaseTime, Scrape,
+    exchange::Exchange,
+    fresh::{Again, Asked, ENDS, Invalidation, PollEnd, RoutePolls},
+};
 use crate::{
-    config::Settings,
-    flow::origin::FailureKind,
-    model::{CLASSES_MAX, Class, Outcome, Rule},
+    config::{Settings, settings::FreshMode},
+    flow::fresh::view::View,
+    model::{CLASSES_MAX, Class, Effect, FailureKind, Outcome, Rule},
 };
 
 /// The buckets of everything that is waited for, in seconds.
@@ -22,6 +31,9 @@ pub const SECONDS_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 /// The label of what was never classed.
 pub const NO_CLASS: &str = "none";
+
+/// Whether a local answer would have been right.
+const VERIFIED: [&str; 3] = ["right", "wrong", "unjudged"];
 
 /// All metrics in their own registry.
 #[derive(Debug)]
@@ -50,6 +62,11 @@ struct Families {
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     everything_writes: IntCounterVec,
+    polls: IntCounterVec,
+    invalidations: IntCounterVec,
+    asked_again: IntCounterVec,
+    mismatches: IntCounterVec,
+    verified: IntCounterVec,
 }
 
 /// The resolved series of every class; what was never classed stands last.
@@ -58,6 +75,9 @@ struct Handles {
     classes: Vec<Option<Arc<PerClass>>>,
     none: Arc<PerClass>,
     failures: [IntCounter; FailureKind::ALL.len()],
+    invalidations: [IntCounter; Invalidation::ALL.len()],
+    asked_again: [[IntCounter; Again::ALL.len()]; Asked::ALL.len()],
+    mode: FreshMode,
 }
 
 impl Handles {
@@ -83,6 +103,18 @@ struct PerClass {
     database_queries: IntCounter,
     request_bytes: IntCounter,
     response_bytes: IntCounter,
+    /// By [`PollEnd::index`], each resolved when it first happens: most never do.
+    polls: [OnceLock<IntCounter>; ENDS],
+}
+
+/// Local answers.
+#[derive(Debug)]
+struct FreshGauges {
+    mode: IntGaugeVec,
+    counts: [IntGauge; 7],
+    evicted: IntCounter,
+    questions: IntGaugeVec,
+    doubt: [Gauge; 2],
 }
 
 /// What is read when somebody asks. Behind one lock, so that two scrapes do not mix.
@@ -106,6 +138,7 @@ struct Gauges {
     documents: IntGauge,
     documents_dear: IntGauge,
     log_lines_dropped: IntCounter,
+    fresh: FreshGauges,
     reload_success: IntGauge,
     reloads: IntCounterVec,
     config_age: Gauge,
@@ -135,10 +168,31 @@ impl Metrics {
             }
         }
         self.handles.store(Arc::new(self.families.resolve(settings, &before.classes)));
-        let known: Vec<String> = label_values(&self.families.everything_writes, "route");
-        for route in known.iter().filter(|route| !routes.contains(*route)) {
-            let _ = self.families.everything_writes.remove_label_values(&[route]);
+        for family in [&self.families.everything_writes, &self.families.mismatches, &self.families.verified] {
+            forget(family, "route", |route| !routes.contains(route));
         }
+    }
+
+    /// A poll was answered.
+    pub fn poll(&self, class: Class, end: PollEnd) {
+        let handles = self.handles.load();
+        let class = handles.of(Some(class));
+        // A class that was removed shows nothing new.
+        if !class.removed {
+            let [result, detail] = end.labels();
+            let counter = || self.families.polls.with_label_values(&[&*class.name, result, detail]);
+            class.polls[end.index()].get_or_init(counter).inc();
+        }
+    }
+
+    /// Stored answers became stale.
+    pub fn invalidated(&self, by: Invalidation) {
+        self.handles.load().invalidations[by as usize].inc();
+    }
+
+    /// A question was put to the app again, or was to be.
+    pub fn asked_again(&self, asked: Asked, again: Again) {
+        self.handles.load().asked_again[asked as usize][again as usize].inc();
     }
 
     /// The client's side of a request has ended.
@@ -174,29 +228,39 @@ impl Metrics {
         for rule in &exchange.shadows {
             handles.of(exchange.class).shadow_refusals[rule.index()].inc();
         }
-        let account = handles.of(exchange.account.or(exchange.class));
-        if let Some(app) = exchange.app {
-            account.app_seconds.inc_by(app.as_secs_f64());
+        let told = DatabaseTime { time: exchange.database, queries: exchange.queries };
+        self.charge(exchange.account.or(exchange.class), exchange.app.unwrap_or_default(), &told);
+        if exchange.app.is_some() {
+            if exchange.effect == Effect::Write {
+                let by = if exchange.everything { Invalidation::Everything } else { Invalidation::Write };
+                handles.invalidations[by as usize].inc();
+            }
             if exchange.everything {
                 self.families.everything_writes.with_label_values(&[&*exchange.route]).inc();
             }
-        }
-        if let Some(database) = exchange.database {
-            account.database_seconds.inc_by(database.as_secs_f64());
-        }
-        if let Some(queries) = exchange.queries {
-            account.database_queries.inc_by(queries);
         }
         if exchange.account.is_some() && exchange.account != exchange.class {
             handles.of(exchange.class).moved.inc();
         }
     }
 
+    /// The app worked on a request, or on a question of our own.
+    pub fn charge(&self, account: Option<Class>, app: Duration, told: &DatabaseTime) {
+        let handles = self.handles.load();
+        let account = handles.of(account);
+        account.app_seconds.inc_by(app.as_secs_f64());
+        account.database_seconds.inc_by(told.time.unwrap_or_default().as_secs_f64());
+        account.database_queries.inc_by(told.queries.unwrap_or(0));
+    }
+
     /// The text exposition (version 0.0.4) of everything, with the gauges as `scrape` has them.
     #[must_use]
-    pub fn encode(&self, scrape: &Scrape, config: &ConfigScrape, log_lines_dropped: u64) -> Vec<u8> {
+    pub fn encode(&self, scrape: &Scrape, config: &ConfigScrape, polls: &[RoutePolls], log_lines_dropped: u64) -> Vec<u8> {
         let gauges = self.gauges.lock();
-        gauges.fill(scrape, &self.handles.load());
+        let handles = self.handles.load();
+        gauges.fill(scrape, &handles);
+        gauges.fresh.fill(&scrape.fresh, handles.mode);
+        self.families.raise(polls);
         gauges.fill_config(config);
         raise(&gauges.log_lines_dropped, log_lines_dropped);
         let mut text = Vec::new();
@@ -220,23 +284,6 @@ impl Metrics {
             database_queries: class.database_queries.get(),
         }
     }
-}
-
-/// What was counted of one class since the start, by the indices of outcomes and rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counts {
-    /// By [`Outcome::index`].
-    pub outcomes: [u64; Outcome::ALL.len()],
-    /// By [`Rule::index`].
-    pub refusals: [u64; Rule::ALL.len()],
-    /// By [`Rule::index`].
-    pub shadow_refusals: [u64; Rule::ALL.len()],
-    /// Charged to its account.
-    pub app_seconds: f64,
-    /// Charged to its account.
-    pub database_seconds: f64,
-    /// Charged to its account.
-    pub database_queries: u64,
 }
 
 impl Families {
@@ -298,6 +345,38 @@ impl Families {
                 "Requests that reached the app and counted as writing everything, by route.",
                 &["route"],
             ),
+            polls: counters(
+                "tidegate_fresh_polls_total",
+                "Polls that were answered, by how, and by why they went to the app.",
+                &["class", "result", "detail"],
+            ),
+            invalidations: counters("tidegate_fresh_invalidations_total", "What made stored answers stale.", &["cause"]),
+            asked_again: counters(
+                "tidegate_fresh_asked_again_total",
+                "Questions that were put to the app again, by the reason and by what came of it.",
+                &["reason", "result"],
+            ),
+            mismatches: counters(
+                "tidegate_fresh_mismatches_total",
+                "Answers of the app that differ from the stored one although no write was seen, by route.",
+                &["route"],
+            ),
+            verified: counters(
+                "tidegate_fresh_verified_total",
+                "Polls that would have been answered here in mode `on`, by route and by whether that would have been right.",
+                &["route", "result"],
+            ),
+        }
+    }
+
+    /// What is counted by route is counted elsewhere.
+    fn raise(&self, polls: &[RoutePolls]) {
+        for row in polls {
+            let route = &*row.route;
+            raise(&self.mismatches.with_label_values(&[route]), row.mismatches);
+            for (result, count) in VERIFIED.into_iter().zip([row.right, row.wrong, row.unjudged]) {
+                raise(&self.verified.with_label_values(&[route, result]), count);
+            }
         }
     }
 
@@ -313,7 +392,10 @@ impl Families {
             });
         }
         let failures = FailureKind::ALL.map(|kind| self.failures.with_label_values(&[kind.label()]));
-        Handles { classes, none: Arc::new(self.class(NO_CLASS)), failures }
+        let invalidations = Invalidation::ALL.map(|by| self.invalidations.with_label_values(&[by.label()]));
+        let again = |asked: Asked| Again::ALL.map(|again| self.asked_again.with_label_values(&[asked.label(), again.label()]));
+        let (asked_again, mode) = (Asked::ALL.map(again), settings.fresh.mode);
+        Handles { classes, none: Arc::new(self.class(NO_CLASS)), failures, invalidations, asked_again, mode }
     }
 
     fn class(&self, name: &str) -> PerClass {
@@ -333,27 +415,25 @@ impl Families {
             database_queries: self.database_queries.with_label_values(&[name]),
             request_bytes: self.request_bytes.with_label_values(&[name]),
             response_bytes: self.response_bytes.with_label_values(&[name]),
+            polls: [const { OnceLock::new() }; ENDS],
         }
     }
 }
 
 impl Families {
     fn remove(&self, class: &str) {
-        for outcome in Outcome::ALL {
-            let _ = self.requests.remove_label_values(&[class, outcome.label()]);
+        let gone = |name: &str| name == class;
+        for counters in [&self.requests, &self.refusals, &self.shadow_refusals, &self.moved, &self.polls] {
+            forget(counters, "class", gone);
         }
-        for rule in Rule::ALL {
-            let _ = self.refusals.remove_label_values(&[class, rule.label()]);
-            let _ = self.shadow_refusals.remove_label_values(&[class, rule.label()]);
+        for counters in [&self.database_queries, &self.request_bytes, &self.response_bytes] {
+            forget(counters, "class", gone);
         }
         for histograms in [&self.request_seconds, &self.queue_seconds, &self.predicted_wait, &self.predicted_wait_error] {
-            let _ = histograms.remove_label_values(&[class]);
+            forget(histograms, "class", gone);
         }
         for counters in [&self.app_seconds, &self.database_seconds] {
-            let _ = counters.remove_label_values(&[class]);
-        }
-        for counters in [&self.moved, &self.database_queries, &self.request_bytes, &self.response_bytes] {
-            let _ = counters.remove_label_values(&[class]);
+            forget(counters, "class", gone);
         }
     }
 }
@@ -391,6 +471,7 @@ impl Gauges {
                 registry,
                 IntCounter::new("tidegate_log_lines_dropped_total", "Lines of the access log that were dropped.").expect("a valid name"),
             ),
+            fresh: FreshGauges::new(registry),
             reload_success: one("tidegate_config_reload_success", "Whether the last reload was taken: 1 or 0."),
             reloads: registered(
                 registry,
@@ -442,6 +523,51 @@ impl Gauges {
     }
 }
 
+impl FreshGauges {
+    fn new(registry: &Registry) -> Self {
+        let one = |(name, help)| registered(registry, IntGauge::new(name, help).expect("a valid name"));
+        let by = |name: &str, help: &str, label: &str| {
+            registered(registry, IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a valid name"))
+        };
+        let counts = [
+            ("tidegate_fresh_answers", "Stored answers."),
+            ("tidegate_fresh_answers_bytes", "Bytes of stored answers, with all that is kept of them."),
+            ("tidegate_fresh_documents", "Documents whose last write is remembered by itself."),
+            ("tidegate_fresh_writers", "Writes in flight."),
+            ("tidegate_fresh_suspended", "Writes in flight that name their documents only in their answer."),
+            ("tidegate_fresh_joiners", "Polls that share or wait for another's answer."),
+            ("tidegate_fresh_distrusted_routes", "Routes that a mismatch put back to verify."),
+        ];
+        let evicted = IntCounter::new("tidegate_fresh_evicted_total", "Stored answers that were dropped for want of room.");
+        let real = |(name, help)| registered(registry, Gauge::new(name, help).expect("a valid name"));
+        let doubt = [
+            ("tidegate_fresh_doubt_seconds", "Until no document is in doubt any more, if nothing else is lost."),
+            ("tidegate_fresh_doubt_ratio", "The share of documents not written of late that are in doubt: 1 after a start."),
+        ];
+        Self {
+            mode: by("tidegate_fresh_mode", "1 for the mode of local answers that is in force: off, verify or on.", "mode"),
+            counts: counts.map(one),
+            evicted: registered(registry, evicted.expect("a valid name")),
+            questions: by("tidegate_fresh_questions", "Questions that may be shared: at the app, or waiting for the one there.", "state"),
+            doubt: doubt.map(real),
+        }
+    }
+
+    fn fill(&self, view: &View, mode: FreshMode) {
+        for known in [FreshMode::Off, FreshMode::Verify, FreshMode::On] {
+            self.mode.with_label_values(&[known.label()]).set(i64::from(known == mode));
+        }
+        let bytes = usize::try_from(view.answers_bytes).unwrap_or(usize::MAX);
+        let known = [view.answers, bytes, view.documents, view.writers, view.suspended, view.joiners, view.distrusted.len()];
+        self.counts.iter().zip(known).for_each(|(gauge, count)| gauge.set(whole(count)));
+        raise(&self.evicted, view.evicted);
+        for (state, count) in [("running", view.running), ("waiting", view.waiting)] {
+            self.questions.with_label_values(&[state]).set(whole(count));
+        }
+        self.doubt.iter().zip([view.doubt.as_secs_f64(), view.in_doubt]).for_each(|(gauge, value)| gauge.set(value));
+    }
+}
+
 /// Lifts a counter to what was counted elsewhere.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
@@ -460,23 +586,26 @@ fn register(registry: &Registry, collector: Box<dyn Collector>) {
     registry.register(collector).expect("every name is declared once, in this file");
 }
 
-fn label_values(family: &IntCounterVec, label: &str) -> Vec<String> {
-    let mut values = Vec::new();
-    for metric in family.collect().iter().flat_map(prometheus::proto::MetricFamily::get_metric) {
-        values.extend(metric.get_label().iter().filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()));
+/// Takes away the series whose `label` is `gone`.
+fn forget<B: MetricVecBuilder>(family: &MetricVec<B>, label: &str, gone: impl Fn(&str) -> bool) {
+    for metric in family.collect().iter().flat_map(MetricFamily::get_metric) {
+        let labels: HashMap<&str, &str> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+        if labels.get(label).is_some_and(|value| gone(value)) {
+            let _ = family.remove(&labels);
+        }
     }
-    values
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, process::Stdio, time::Duration};
+    use std::{io::Write as _, process::Stdio};
 
     use super::*;
     use crate::{
         flow::{
+            fresh::view,
             gate::{ClassView, View},
-            report::{AppView, exchange::tests::exchange},
+            report::{AppView, Detail, Fwd, Why, exchange::tests::exchange},
         },
         model::Rule,
     };
@@ -498,12 +627,17 @@ mod tests {
             documents_dear: 1,
             app: AppView { up: true, idle: 4, busy: 5, zombies: 6, ..AppView::default() },
             connections: 7,
+            fresh: view::View { answers: 3, evicted: 2, running: 1, doubt: Duration::from_millis(1500), ..view::View::default() },
         }
     }
 
     fn text(metrics: &Metrics, scrape: &Scrape) -> String {
         let config = ConfigScrape { hash: "abc".to_owned(), last_reload_taken: true, reloads_refused: 2, ..ConfigScrape::default() };
-        String::from_utf8(metrics.encode(scrape, &config, 9)).expect("text")
+        String::from_utf8(metrics.encode(scrape, &config, &[polls()], 9)).expect("text")
+    }
+
+    fn polls() -> RoutePolls {
+        RoutePolls { route: "read".to_owned(), polls: 9, right: 3, wrong: 1, mismatches: 2, ..RoutePolls::default() }
     }
 
     fn has(text: &str, line: &str) {
@@ -518,6 +652,7 @@ mod tests {
         moved.database = Some(Duration::from_millis(250));
         moved.queries = Some(3);
         moved.everything = true;
+        moved.effect = Effect::Write;
         moved.predicted = Some(Duration::from_millis(6));
         metrics.ended(&moved);
         metrics.released(&moved);
@@ -535,6 +670,7 @@ mod tests {
             "tidegate_database_queries_total{class=\"large\"} 3",
             "tidegate_moved_total{class=\"sync\"} 1",
             "tidegate_everything_writes_total{route=\"sync\"} 1",
+            "tidegate_fresh_invalidations_total{cause=\"everything\"} 1",
             "tidegate_request_bytes_total{class=\"sync\"} 10",
             "tidegate_response_bytes_total{class=\"sync\"} 20",
         ] {
@@ -608,6 +744,38 @@ mod tests {
     }
 
     #[test]
+    fn polls_count_by_how_they_were_answered_and_routes_by_how_rightly() {
+        let metrics = Metrics::new(&settings(None));
+        let writer = PollEnd::Forwarded(Why { fwd: Fwd::Stale, detail: Some(Detail::Writer) });
+        for end in [PollEnd::Hit, PollEnd::Hit, PollEnd::Joined, writer] {
+            metrics.poll(Class(0), end);
+        }
+        metrics.invalidated(Invalidation::Notice);
+        metrics.asked_again(Asked::Audit, Again::Dropped);
+        let text = text(&metrics, &scrape());
+        for line in [
+            "tidegate_fresh_polls_total{class=\"noop\",detail=\"none\",result=\"hit\"} 2",
+            "tidegate_fresh_polls_total{class=\"noop\",detail=\"none\",result=\"joined\"} 1",
+            "tidegate_fresh_polls_total{class=\"noop\",detail=\"writer\",result=\"stale\"} 1",
+            "tidegate_fresh_invalidations_total{cause=\"notice\"} 1",
+            "tidegate_fresh_invalidations_total{cause=\"write\"} 0",
+            "tidegate_fresh_asked_again_total{reason=\"audit\",result=\"dropped\"} 1",
+            "tidegate_fresh_mismatches_total{route=\"read\"} 2",
+            "tidegate_fresh_verified_total{result=\"right\",route=\"read\"} 3",
+            "tidegate_fresh_verified_total{result=\"wrong\",route=\"read\"} 1",
+            "tidegate_fresh_mode{mode=\"verify\"} 1",
+            "tidegate_fresh_mode{mode=\"on\"} 0",
+            "tidegate_fresh_answers 3",
+            "tidegate_fresh_evicted_total 2",
+            "tidegate_fresh_questions{state=\"running\"} 1",
+            "tidegate_fresh_doubt_seconds 1.5",
+        ] {
+            has(&text, line);
+        }
+        assert_eq!(text.matches("tidegate_fresh_polls_total{").count(), 3, "what never happened has no series");
+    }
+
+    #[test]
     fn a_removed_class_and_a_route_that_is_gone_lose_their_series() {
         let metrics = Metrics::new(&settings(Some("wiki")));
         let mut wiki = exchange();
@@ -615,12 +783,15 @@ mod tests {
         wiki.everything = true;
         metrics.ended(&wiki);
         metrics.released(&wiki);
+        metrics.poll(Class(5), PollEnd::Hit);
         let with_wiki = |view: &str| view.contains("wiki");
         assert!(with_wiki(&text(&metrics, &scrape())));
         let mut without = settings(Some("wiki"));
         without.class[5].removed = true;
         metrics.reload(&without, &BTreeSet::from(["other".to_owned()]));
         metrics.ended(&wiki);
+        metrics.poll(Class(5), PollEnd::Hit);
+        metrics.poll(Class(5), PollEnd::Joined);
         let gone = text(&metrics, &scrape());
         assert!(!with_wiki(&gone) && !gone.contains("route=\"sync\""), "{gone}");
         // Its requests still run: the gauges go on until they have ended.
@@ -630,6 +801,8 @@ mod tests {
         assert!(!with_wiki(&text(&metrics, &scrape())));
         metrics.reload(&settings(Some("wiki")), &BTreeSet::new());
         metrics.ended(&wiki);
+        metrics.poll(Class(5), PollEnd::Hit);
+        has(&text(&metrics, &scrape()), "tidegate_fresh_polls_total{class=\"wiki\",detail=\"none\",result=\"hit\"} 1");
         has(&text(&metrics, &scrape()), "tidegate_requests_total{class=\"wiki\",outcome=\"forwarded\"} 1");
     }
 

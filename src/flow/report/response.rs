@@ -7,8 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::decision::{self, Problem};
 use crate::{
-    flow::origin::FailureKind,
-    model::Refusal,
+    model::{FailureKind, Refusal},
     profile::{Profile, Shaped},
     wire::{Body, Response},
 };

@@ -98,10 +98,16 @@ fn counted(rows: usize) -> u32 {
 }
 
 /// "Anything new since `version`?" It goes through all of the document's change rows, as the sync of 2017 did. None: no such document.
+/// All that it says is of one moment: its queries share a transaction.
 ///
 /// # Errors
 /// Whatever the database says.
-pub fn sync(connection: &Connection, file_id: &str, version: u32) -> Result<Option<Synced>> {
+pub fn sync(connection: &mut Connection, file_id: &str, version: u32) -> Result<Option<Synced>> {
+    look(&*connection.transaction()?, file_id, version)
+}
+
+/// [`sync`] inside of a transaction.
+fn look(connection: &Connection, file_id: &str, version: u32) -> Result<Option<Synced>> {
     let Some(document) = find(connection, file_id)? else { return Ok(None) };
     let rows = connection
         .prepare_cached("SELECT count(*) FROM changes WHERE document = ?1 AND length(content) > 0")?
@@ -121,7 +127,7 @@ pub fn change(connection: &mut Connection, file_id: &str, version: u32, changes:
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let Some(document) = find(&transaction, file_id)? else { return Ok(None) };
     apply(&transaction, document, changes)?;
-    let synced = sync(&transaction, file_id, version)?;
+    let synced = look(&transaction, file_id, version)?;
     transaction.commit()?;
     Ok(synced)
 }
@@ -219,9 +225,32 @@ mod tests {
 
     #[test]
     fn a_sync_goes_through_every_row_though_nothing_is_new() {
-        let connection = database();
-        assert_eq!(sync(&connection, "a", 1).expect("read"), Some(Synced { version: 1, newer: Vec::new(), rows: 7 }));
-        assert_eq!(sync(&connection, "b", 1).expect("read"), None);
+        let mut connection = database();
+        assert_eq!(sync(&mut connection, "a", 1).expect("read"), Some(Synced { version: 1, newer: Vec::new(), rows: 7 }));
+        assert_eq!(sync(&mut connection, "b", 1).expect("read"), None);
+    }
+
+    #[test]
+    fn a_sync_beside_a_write_tells_a_version_with_all_its_changes() {
+        let folder = crate::lab::folder::Folder::new().expect("made");
+        let path = folder.path().join("a.db");
+        let open = || {
+            let connection = Connection::open(&path).expect("opened");
+            prepare(&connection).expect("prepared");
+            connection
+        };
+        let (mut writer, mut reader) = (open(), open());
+        fill(&mut writer, &[Seed { file_id: "a".to_owned(), rows: 7 }]).expect("filled");
+        let writing = std::thread::spawn(move || {
+            for number in 0..400 {
+                change(&mut writer, "a", 1, &[typed(&number.to_string())]).expect("applied");
+            }
+        });
+        while !writing.is_finished() {
+            let synced = sync(&mut reader, "a", 1).expect("read").expect("there");
+            assert_eq!(counted(synced.newer.len()), synced.version - 1);
+        }
+        writing.join().expect("it wrote");
     }
 
     #[test]

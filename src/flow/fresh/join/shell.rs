@@ -107,7 +107,8 @@ impl<D> Joins<D> {
     }
 
     fn stripe(&self, question: Question) -> &Mutex<Stripe<D>> {
-        &self.stripes[(question.0 % STRIPES as u128) as usize]
+        let low = question.0 as usize;
+        &self.stripes[low % STRIPES]
     }
 
     /// A poll arrives that may share. At most `members_max` share one question, the leads not counted. `proves` is asked of a solid poll
@@ -179,6 +180,12 @@ impl<D: Clone + Send> Lead<D> {
     /// Comes when it may go to the gate: at once, unless it is held because one of its question runs. Never for a held one that is abandoned.
     pub async fn turn(&self) {
         self.0.bell.heard(&self.0.bell.turn).await;
+    }
+
+    /// Whether it may go to the gate.
+    #[must_use]
+    pub fn has_turn(&self) -> bool {
+        self.0.bell.turn.load(Ordering::Acquire)
     }
 
     /// To be called immediately before the first byte of each attempt, with what is then known (rule 7): from now on nobody becomes a member

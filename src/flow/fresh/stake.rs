@@ -1,0 +1,58 @@
+//! What hangs on a call to the app: the write that it makes, or the question that it asks, and how it ends.
+
+mod shell;
+
+use http::{StatusCode, Version, header, response::Parts};
+
+pub use self::shell::{Stake, Whose, Widening, Write};
+
+/// Whether the end of this answer's body is told by its framing: by its length or by chunks. One that ends with its connection may have been cut
+/// short (RFC 9112 section 8).
+#[must_use]
+pub fn is_delimited(method_is_head: bool, head: &Parts) -> bool {
+    let bodiless = method_is_head || head.status == StatusCode::NO_CONTENT || head.status == StatusCode::NOT_MODIFIED;
+    let chunked = head.version >= Version::HTTP_11
+        && head.headers.get_all(header::TRANSFER_ENCODING).iter().next_back().is_some_and(|coding| {
+            coding.to_str().is_ok_and(|text| text.rsplit(',').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked")))
+        });
+    bodiless || chunked || head.headers.contains_key(header::CONTENT_LENGTH)
+}
+
+/// Whether this status says that the app is done with the request, whatever it did (rule 3).
+#[must_use]
+pub fn is_known(status: StatusCode) -> bool {
+    !status.is_server_error() && !status.is_informational() && status != StatusCode::ACCEPTED && status != StatusCode::REQUEST_TIMEOUT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(version: Version, status: u16, fields: &[(&'static str, &'static str)]) -> Parts {
+        let mut builder = http::Response::builder().version(version).status(status);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).expect("a sound head").into_parts().0
+    }
+
+    #[test]
+    fn an_answer_that_ends_with_its_connection_may_have_been_cut_short() {
+        let (old, new) = (Version::HTTP_10, Version::HTTP_11);
+        assert!(!is_delimited(false, &head(new, 200, &[])));
+        assert!(!is_delimited(false, &head(old, 200, &[("transfer-encoding", "chunked")])));
+        assert!(!is_delimited(false, &head(new, 200, &[("transfer-encoding", "gzip")])));
+        assert!(is_delimited(false, &head(new, 200, &[("transfer-encoding", "gzip, Chunked")])));
+        assert!(is_delimited(false, &head(old, 200, &[("content-length", "3")])));
+        assert!(is_delimited(true, &head(new, 200, &[])));
+        assert!(is_delimited(false, &head(new, 304, &[])) && is_delimited(false, &head(new, 204, &[])));
+    }
+
+    #[test]
+    fn some_statuses_leave_open_what_the_app_will_do() {
+        for (status, known) in [(200, true), (409, true), (404, true), (202, false), (408, false), (500, false), (503, false), (101, false)]
+        {
+            assert_eq!(is_known(StatusCode::from_u16(status).expect("a status")), known, "{status}");
+        }
+    }
+}
