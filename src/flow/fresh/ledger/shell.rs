@@ -170,6 +170,14 @@ impl Ledger {
         unchanged(s, root, reads.keys.iter().map(|key| self.shard(*key).look(*key).0))
     }
 
+    /// Documents have other names from now on: what is in doubt, or may lag, under the old ones is so under all of the new ones, for as long.
+    pub fn doubt_everything(&self) {
+        let latest = Cell::from(self.root.everything());
+        let packed = pack(latest.quiet_from, latest.quiet);
+        self.root.pass(packed, Cause::RELOADED.0);
+        self.root.notice_all(packed, Cause::RELOADED.0);
+    }
+
     /// What is known of these documents, for operators. Of `all`, see [`view`](Self::view).
     #[must_use]
     pub fn look(&self, touched: &Touched) -> Vec<(Key, Looked)> {
