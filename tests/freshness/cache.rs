@@ -153,7 +153,6 @@ struct Running {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Said {
-    token: String,
     file_id: String,
     file_ids: Vec<String>,
     version: u32,
@@ -223,10 +222,8 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 
 async fn take(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Tail>, Closed> {
     let (head, body) = request.into_parts();
-    let id = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-    let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
-    let said: Said = serde_json::from_slice(&body).unwrap_or_default();
-    let letter = Letter { path: head.uri.path().to_owned(), id, body };
+    let letter = Letter::of(&head, body.collect().await.map_err(|_| Closed)?.to_bytes());
+    let said: Said = serde_json::from_slice(&letter.body).unwrap_or_default();
     if said.changes.is_empty() { Ok(shared.poll(letter, said).await) } else { Ok(shared.write(letter, said).await) }
 }
 
@@ -257,13 +254,13 @@ impl Shared {
     }
 
     /// What makes two questions the same.
-    fn key(&self, letter: &Letter, said: &Said) -> String {
-        let body = String::from_utf8_lossy(&letter.body);
+    fn key(&self, letter: &Letter) -> String {
+        let Letter { path, authorization, body, .. } = letter;
+        let body = String::from_utf8_lossy(body);
         match self.mistake {
-            Mistake::IgnoresTheBody => format!("{} {}", letter.path, said.token),
-            // The token is the only thing in the body by which two users' equal questions differ.
-            Mistake::IgnoresTheCredential => format!("{} {}", letter.path, body.replace(&said.token, "")),
-            _ => format!("{} {body}", letter.path),
+            Mistake::IgnoresTheBody => format!("{path} {authorization}"),
+            Mistake::IgnoresTheCredential => format!("{path} {body}"),
+            _ => format!("{path} {authorization} {body}"),
         }
     }
 
@@ -281,7 +278,7 @@ impl Shared {
 
     /// Answers, joins, or puts the question to the app in a task that outlives its client.
     fn way(self: &Arc<Self>, letter: Letter, said: Said) -> Way {
-        let key = self.key(&letter, &said);
+        let key = self.key(&letter);
         let mut documents = if said.file_ids.is_empty() { vec![said.file_id] } else { said.file_ids };
         let mut state = self.state();
         if self.mistake == Mistake::RemembersTheVersion && documents.len() == 1 && state.newest.get(&documents[0]) == Some(&said.version) {

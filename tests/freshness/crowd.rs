@@ -51,6 +51,11 @@ impl Plan {
         Self { seed, users: 18, devices: 3, documents: 36, open: 3, strangers: 3, writes: 40, pause: Duration::from_millis(20) }
     }
 
+    /// The documents that a user has open; neighbours share some.
+    fn documents_of(&self, user: usize) -> Vec<Document> {
+        (0..self.open).map(|number| (user * self.open / 2 + number * 5) % self.documents).collect()
+    }
+
     pub fn clients(&self) -> usize {
         self.users * self.devices + self.strangers
     }
@@ -72,6 +77,10 @@ pub struct World {
 /// A document's name.
 pub fn name_of(document: Document) -> String {
     format!("d{document}")
+}
+
+fn token_of(user: usize) -> String {
+    format!("user-{user:03}")
 }
 
 /// What an answer says.
@@ -102,6 +111,7 @@ struct Client {
     world: Arc<World>,
     index: usize,
     token: String,
+    authorization: String,
     documents: Vec<Document>,
     versions: HashMap<Document, u32>,
     replicas: HashMap<Document, BTreeSet<String>>,
@@ -192,17 +202,13 @@ impl Client {
         let plan = &world.plan;
         let user = index / plan.devices;
         let stranger = user >= plan.users;
-        let documents: Vec<Document> = if stranger {
-            (0..plan.documents).collect()
-        } else {
-            // Neighbours share documents.
-            (0..plan.open).map(|number| (user * plan.open / 2 + number * 5) % plan.documents).collect()
-        };
+        let documents = if stranger { Vec::new() } else { plan.documents_of(user) };
         let address = world.address();
         Self {
             world: Arc::clone(world),
             index,
-            token: if stranger { format!("{STRANGER}-{index}") } else { format!("user-{user:03}") },
+            token: token_of(user),
+            authorization: if stranger { format!("{STRANGER} {index}") } else { format!("Bearer {}", token_of(user)) },
             versions: documents.iter().map(|document| (*document, FIRST)).collect(),
             replicas: documents.iter().map(|document| (*document, BTreeSet::new())).collect(),
             documents,
@@ -215,17 +221,19 @@ impl Client {
     }
 
     fn is_stranger(&self) -> bool {
-        self.token.starts_with(STRANGER)
+        self.authorization.starts_with(STRANGER)
     }
 
     async fn live(mut self) -> Self {
         while !self.world.over.load(Ordering::Relaxed) {
             let pause = self.world.plan.pause.mul_f64(2.0 * self.random.f64());
             sleep(pause).await;
-            let document = self.documents[self.random.usize(..self.documents.len())];
             if self.is_stranger() {
-                self.pry(document).await;
-            } else if let Some((document, change)) = self.unsure.pop() {
+                self.pry().await;
+                continue;
+            }
+            let document = self.documents[self.random.usize(..self.documents.len())];
+            if let Some((document, change)) = self.unsure.pop() {
                 self.push(document, change).await;
             } else {
                 match self.random.u32(0..1000) {
@@ -249,7 +257,7 @@ impl Client {
         }
         self.requests += 1;
         let id = format!("{}-{}-{}", self.world.plan.seed, self.index, self.requests);
-        let letter = Letter { path: path.to_owned(), id, body: body.to_string().into() };
+        let letter = Letter { path: path.to_owned(), id, authorization: self.authorization.clone(), body: body.to_string().into() };
         if self.random.u32(0..1000) >= hasty {
             return self.line.post_within(&letter, PATIENCE).await;
         }
@@ -273,7 +281,7 @@ impl Client {
         match told {
             Ok(told) if told._code == "Ok" => Said::Done(told, by(cache.as_deref())),
             Ok(told) if told._code == "TooManyRequests" => Said::Refused,
-            Ok(told) if told._code == "InvalidToken" && self.is_stranger() => Said::Failed,
+            Ok(told) if told._code == "NotAllowed" && self.is_stranger() => Said::Failed,
             _ => {
                 let what = format!("client {} got {:?}", self.index, String::from_utf8_lossy(body));
                 self.world.history().mangled.push(what);
@@ -366,10 +374,13 @@ impl Client {
         self.world.history().pushes.push(Push { document, change, request, outcome });
     }
 
-    /// A stranger asks what a user would.
-    async fn pry(&mut self, document: Document) {
+    /// A stranger asks what a user would, to the letter, but for the credential in the head.
+    async fn pry(&mut self) {
+        let user = self.random.usize(..self.world.plan.users);
+        let documents = self.world.plan.documents_of(user);
+        let document = documents[self.random.usize(..documents.len())];
         let newest = self.world.newest[document].load(Ordering::Relaxed);
-        let body = json!({ "token": self.token, "file_id": name_of(document), "version": newest, "changes": [] });
+        let body = json!({ "token": token_of(user), "file_id": name_of(document), "version": newest, "changes": [] });
         let ending = self.ask("/sync", &body, 0).await;
         if let Said::Done(told, _) = self.read(&ending) {
             let what = format!("client {} is a stranger and got version {} of document {document}", self.index, told.version);

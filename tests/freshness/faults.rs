@@ -86,7 +86,7 @@ pub const FAULTS: [Fault; 14] = [
 
 /// What happens to writes: of [`DECK_OF_WRITES`] so many meet it, in an order drawn by lot, and so each is sure to happen.
 const OF_WRITES: [(Fault, usize); 7] = [
-    (Fault::CommitDelayed, 6),
+    (Fault::CommitDelayed, 8),
     (Fault::CommitAfterTimeout, 2),
     (Fault::AnswerLost, 1),
     (Fault::AnswerCut, 1),
@@ -94,7 +94,7 @@ const OF_WRITES: [(Fault, usize); 7] = [
     (Fault::ResetThenCommit, 1),
     (Fault::ErrorThenCommit, 1),
 ];
-const DECK_OF_WRITES: usize = 30;
+const DECK_OF_WRITES: usize = 40;
 
 /// The same for polls that reach the app.
 const OF_POLLS: [(Fault, usize); 5] =
@@ -107,7 +107,7 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_millis(400);
 /// The longest after the loss of a connection at which a write may still be done (A1 of the promise), but for what the machine adds.
 pub const LATE_MAX: Duration = Duration::from_millis(600);
 
-/// Names of users whom the service knows not.
+/// How the credentials of those begin whom the service answers nothing.
 pub const STRANGER: &str = "stranger";
 
 /// A running front.
@@ -155,7 +155,6 @@ struct Record {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Said {
-    token: String,
     file_id: String,
     changes: Vec<SaidChange>,
 }
@@ -344,15 +343,14 @@ pub fn since(start: Instant) -> At {
 
 async fn take(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Tail>, Closed> {
     let (head, body) = request.into_parts();
-    let id = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-    let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
-    let said: Said = serde_json::from_slice(&body).unwrap_or_default();
-    if said.token.starts_with(STRANGER) {
-        return Ok(respond(200, Bytes::from_static(br#"{"_code":"InvalidToken","_msg":""}"#), false));
+    let letter = Letter::of(&head, body.collect().await.map_err(|_| Closed)?.to_bytes());
+    let said: Said = serde_json::from_slice(&letter.body).unwrap_or_default();
+    if letter.authorization.starts_with(STRANGER) {
+        return Ok(respond(200, Bytes::from_static(br#"{"_code":"NotAllowed","_msg":""}"#), false));
     }
     let writes = !said.changes.is_empty();
     if writes {
-        *locked(&shared.record).arrivals.entry(id.clone()).or_default() += 1;
+        *locked(&shared.record).arrivals.entry(letter.id.clone()).or_default() += 1;
     }
     let lot = shared.draw(writes);
     if let Some(fault) = lot.fault {
@@ -365,7 +363,6 @@ async fn take(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respons
             shared.writing.fetch_add(1, Ordering::Relaxed);
             Writing(Arc::clone(&shared))
         });
-        let letter = Letter { path: head.uri.path().to_owned(), id, body };
         let lost = Arc::clone(&attended.0);
         let carrying = Arc::clone(&shared);
         shared.tasks.spawn(async move {

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, header};
+use http::{Request, header, request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -36,6 +36,8 @@ pub struct Letter {
     pub path: String,
     /// `x-request-id`
     pub id: String,
+    /// `authorization`
+    pub authorization: String,
     pub body: Bytes,
 }
 
@@ -46,6 +48,14 @@ pub struct Reply {
     /// `Cache-Status`, if there was one.
     pub cache: Option<String>,
     pub body: Bytes,
+}
+
+impl Letter {
+    /// A request as one to pass on.
+    pub fn of(head: &request::Parts, body: Bytes) -> Self {
+        let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        Self { path: head.uri.path().to_owned(), id: text("x-request-id"), authorization: text("authorization"), body }
+    }
 }
 
 /// How a call ended.
@@ -89,6 +99,7 @@ impl Line {
             .header(header::HOST, "service.test")
             .header(header::CONTENT_TYPE, "application/json")
             .header("x-request-id", &letter.id)
+            .header(header::AUTHORIZATION, &letter.authorization)
             .body(Full::new(letter.body.clone()))
             .expect("a path and an id that are valid");
         let Ok(response) = open.sender.send_request(request).await else { return Ending::Lost };

@@ -36,7 +36,7 @@ use faults::{Fault, Front, LATE_MAX};
 use history::{History, Truth};
 
 /// For how long a cache doubts a lost write. Far above [`LATE_MAX`], for the machine may be busy.
-const DOUBT: Duration = Duration::from_millis(1500);
+const DOUBT: Duration = Duration::from_millis(1200);
 
 /// How often a mistake may go undetected before it counts as not found.
 const ROUNDS_MAX: u64 = 12;
@@ -57,7 +57,7 @@ class.import.head_timeout = "400ms"
 /// Local answers, with every time as much shorter as the run is. Before its first start nothing can have been in flight.
 const ON: &str = r#"
 fresh.mode = "on"
-fresh.doubt = "1500ms"
+fresh.doubt = "1200ms"
 fresh.start_doubt = "0s"
 fresh.age_max = "4s"
 fresh.refresh_after = "700ms"
@@ -65,7 +65,7 @@ fresh.audit = 50
 "#;
 
 /// What a second start has instead of `fresh.start_doubt` in [`ON`].
-const START_DOUBT: (&str, &str) = ("fresh.start_doubt = \"0s\"", "fresh.start_doubt = \"1500ms\"");
+const START_DOUBT: (&str, &str) = ("fresh.start_doubt = \"0s\"", "fresh.start_doubt = \"1200ms\"");
 
 /// What stands between the clients and the service.
 enum Place {
@@ -351,7 +351,7 @@ async fn through_tidegate_every_promise_is_kept_and_a_third_of_the_polls_is_answ
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tidegate_that_is_told_to_doubt_too_briefly_is_caught() {
-    let settings = ON.replace("fresh.doubt = \"1500ms\"", "fresh.doubt = \"20ms\"");
+    let settings = ON.replace("fresh.doubt = \"1200ms\"", "fresh.doubt = \"20ms\"");
     assert_ne!(settings, ON);
     is_caught("tidegate with 20 ms of doubt", Promise::Lost, &Wanted::Tidegate(settings)).await;
 }

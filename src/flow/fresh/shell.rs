@@ -95,15 +95,12 @@ impl Fresh {
     pub fn new(settings: &Settings, doubts: Option<Doubts>, tell: Box<dyn Tell>) -> Arc<Self> {
         let bounds = &settings.fresh;
         let now = clock::now();
-        let (secret, ledger) = match doubts {
-            Some(Doubts { secret, doubts }) => {
-                let doubts: Vec<_> = doubts.into_iter().map(|(key, left)| (key, now + left)).collect();
-                (secret, Ledger::with_doubts(bounds.documents_max, &doubts))
-            }
-            None => {
-                let secret = [fastrand::u64(..), fastrand::u64(..)];
-                (secret, Ledger::new(bounds.documents_max, now + bounds.start_doubt + bounds.settle))
-            }
+        let (secret, ledger) = if let Some(Doubts { secret, doubts }) = doubts {
+            let doubts: Vec<_> = doubts.into_iter().map(|(key, left)| (key, now + left)).collect();
+            (secret, Ledger::with_doubts(bounds.documents_max, &doubts))
+        } else {
+            let quiet_from = now + bounds.start_doubt + bounds.settle;
+            ([fastrand::u64(..), fastrand::u64(..)], Ledger::new(bounds.documents_max, quiet_from))
         };
         Arc::new(Self {
             ledger: Arc::new(ledger),
@@ -154,11 +151,9 @@ impl Fresh {
     ///
     /// # Errors
     /// Why its answer may be neither kept nor shared.
-    pub fn poll(&self, profile: &Profile, generation: u64, reading: &Reading, head: &Parts, body: &[u8]) -> Result<Poll, NoPoll> {
+    pub fn poll(&self, profile: &Profile, generation: u64, reading: &Reading, head: &Parts, body: Option<&[u8]>) -> Result<Poll, NoPoll> {
         let rules = profile.answer(reading.route).ok_or(NoPoll::Effect)?;
-        if reading.effect != Effect::Poll {
-            return Err(NoPoll::Body);
-        }
+        let body = body.filter(|_| reading.effect == Effect::Poll).ok_or(NoPoll::Body)?;
         let settings = self.settings.load();
         let own = match rules.mode {
             Some(AnswerMode::Off) => FreshMode::Off,
@@ -170,7 +165,9 @@ impl Fresh {
             return Err(NoPoll::Mode);
         }
         let mode = if self.is_demoted(profile.route_name(reading.route)) { FreshMode::Verify } else { mode };
-        if reading.secret.is_empty() && !profile.anonymous {
+        // One that is too long for a selector is a credential all the same, and part of every question.
+        let shown = !reading.secret.is_empty() || head.headers.contains_key(AUTHORIZATION);
+        if !shown && !profile.anonymous {
             return Err(NoPoll::Credential);
         }
         let credential = self.credential(reading, head);

@@ -232,18 +232,19 @@ impl Ledger {
 
     /// The shard of a key: by bits that its table uses neither for a place nor as a mark.
     fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
-        let index = usize::from((key.0 >> 40) as u16) & (self.shards.len() - 1);
-        self.shards[index].lock()
+        let [_, first, second, ..] = key.0.to_be_bytes();
+        let index = usize::from(u16::from_be_bytes([first, second]));
+        self.shards[index & (self.shards.len() - 1)].lock()
     }
 
     /// The invariants of every shard.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        self.shards.iter().for_each(|shard| {
+        for shard in &self.shards {
             // Inside the lock: what the shard holds was given out before.
             let shard = shard.lock();
             shard.check(self.root.sequence());
-        });
+        }
     }
 
     /// The writers of `all` and of `everything`.
