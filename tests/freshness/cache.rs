@@ -163,7 +163,8 @@ struct Said {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Told {
-    _code: String,
+    #[serde(rename = "_code")]
+    code: String,
     version: u32,
 }
 
@@ -183,7 +184,9 @@ impl Cache {
         let mut store = HashMap::new();
         if mistake == Mistake::KeepsItsStoreOverARestart {
             store.clone_from(&self.shared.state().store);
-            store.values_mut().for_each(|stored| stored.s = 0);
+            for stored in store.values_mut() {
+                stored.s = 0;
+            }
         }
         Self::launch(app, mistake, doubt, quiet_from, store).await
     }
@@ -338,7 +341,7 @@ impl Shared {
         }
         let Ending::Whole(reply) = ending else { return };
         let Ok(told) = serde_json::from_slice::<Told>(&reply.body) else { return };
-        if reply.status != 200 || told._code != "Ok" {
+        if reply.status != 200 || told.code != "Ok" {
             return;
         }
         if told.version > 0 {

@@ -168,7 +168,8 @@ struct SaidChange {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Done {
-    _code: String,
+    #[serde(rename = "_code")]
+    code: String,
     version: u32,
 }
 
@@ -271,7 +272,7 @@ impl Front {
     pub fn versions(&self, document: &str) -> Vec<Version> {
         let record = locked(&self.shared.record);
         let mut versions: Vec<_> = record.versions.values().filter(|(of, _)| of == document).map(|(_, version)| version.clone()).collect();
-        versions.sort_by_key(|version| version.version);
+        versions.sort_by_key(|version| version.number);
         versions
     }
 
@@ -363,13 +364,13 @@ async fn take(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respons
             shared.writing.fetch_add(1, Ordering::Relaxed);
             Writing(Arc::clone(&shared))
         });
-        let lost = Arc::clone(&attended.0);
+        let unattended = Arc::clone(&attended.0);
         let carrying = Arc::clone(&shared);
         shared.tasks.spawn(async move {
             sleep(lot.before).await;
             let ending = carrying.ask(&letter).await;
             if writes {
-                carrying.note(&said, &ending, &lost);
+                carrying.note(&said, &ending, &unattended);
             }
             sleep(lot.after).await;
             drop(writing);
@@ -438,7 +439,7 @@ impl Shared {
     /// Notes a write that is done now at the latest.
     fn note(&self, said: &Said, ending: &Ending, lost: &OnceLock<At>) {
         let Ending::Whole(Reply { status: 200, body, .. }) = ending else { return };
-        let Ok(Done { _code: code, version }) = serde_json::from_slice(body) else { return };
+        let Ok(Done { code, version }) = serde_json::from_slice(body) else { return };
         if code != "Ok" {
             return;
         }
@@ -448,10 +449,10 @@ impl Shared {
         }
         let mut record = locked(&self.record);
         for change in &said.changes {
-            let made = Version { version, change: change.id.clone(), shown };
+            let made = Version { number: version, change: change.id.clone(), shown };
             let (_, known) = record.versions.entry(change.id.clone()).or_insert_with(|| (said.file_id.clone(), made));
             // Of a change that came twice the first one made the version, whichever is answered first.
-            known.version = known.version.min(version);
+            known.number = known.number.min(version);
             known.shown = known.shown.min(shown);
         }
     }

@@ -176,8 +176,7 @@ impl Course {
 
     /// The app restarts two and a half times as often as tidegate is killed.
     fn of_seconds(seconds: u64) -> Self {
-        let every =
-            |from: u64, ms: u64| (0..).map(|n| Duration::from_millis(from + n * ms)).take_while(|at| at.as_secs() < seconds).collect();
+        let every = |from: u64, step| (from..1000 * seconds).step_by(step).map(Duration::from_millis).collect();
         Self { length: Duration::from_secs(seconds), restarts: every(1000, 2000), kills: every(2500, 5000) }
     }
 }
@@ -380,7 +379,7 @@ fn long_runs(seed: u64) -> [(&'static str, &'static str, Plan, Course); 5] {
     [
         ("as usual", "", plan, course()),
         ("killed every two seconds", "", plan, killed_often),
-        ("with room for few", "fresh.documents_max = 4\nfresh.answers_max = \"16KiB\"", plan, course()),
+        ("with room for few", "fresh.documents_max = 4\nfresh.answer_max = \"1KiB\"\nfresh.answers_max = \"16KiB\"", plan, course()),
         ("with few seats", "app.seats = 4\nfresh.settle = \"30ms\"", plan, course()),
         ("in a hurry", "", Plan { pause: Duration::from_millis(4), writes: 80, ..plan }, course()),
     ]
