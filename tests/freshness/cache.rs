@@ -61,30 +61,28 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    /// What it breaks, whatever else it breaks as well.
-    pub fn breaks(self) -> Promise {
+    /// What it breaks: one of these, whatever else it breaks as well.
+    pub fn breaks(self) -> &'static [Promise] {
         match self {
-            Self::None | Self::NoCache => unreachable!("it makes no mistake"),
-            Self::NeverEmpties
-            | Self::EmptiesAfterTheAnswer
-            | Self::EmptiesBeforeTheWrite
-            | Self::EmptiesBothTimes
-            | Self::KeepsItsStoreOverARestart
-            | Self::JoinsAnOlderPoll
-            | Self::ServesByAge
-            | Self::FilesUnderTheFirstDocument => Promise::Acknowledged,
+            Self::None | Self::NoCache => &[],
+            Self::NeverEmpties | Self::KeepsItsStoreOverARestart | Self::ServesByAge | Self::FilesUnderTheFirstDocument => {
+                &[Promise::Acknowledged]
+            }
+            Self::EmptiesAfterTheAnswer | Self::EmptiesBeforeTheWrite | Self::EmptiesBothTimes | Self::JoinsAnOlderPoll => {
+                &[Promise::Acknowledged, Promise::Lost, Promise::Current, Promise::Forward]
+            }
             Self::ForgetsALostWrite
             | Self::TakesAnErrorForAnEnd
             | Self::TakesItsTimeoutForAnEnd
             | Self::DoubtsTooBriefly
             | Self::ShortensADoubt
             | Self::StartsWithoutDoubt
-            | Self::RemembersTheVersion => Promise::Lost,
-            Self::IgnoresTheCredential => Promise::Private,
-            Self::IgnoresTheBody => Promise::Exact,
-            Self::RepeatsAWrite => Promise::Once,
-            Self::PassesHalfAnswersOn => Promise::Whole,
-            Self::AcknowledgesWhatWasLost => Promise::Kept,
+            | Self::RemembersTheVersion => &[Promise::Lost, Promise::Current, Promise::Forward],
+            Self::IgnoresTheCredential => &[Promise::Private],
+            Self::IgnoresTheBody => &[Promise::Exact],
+            Self::RepeatsAWrite => &[Promise::Once],
+            Self::PassesHalfAnswersOn => &[Promise::Whole],
+            Self::AcknowledgesWhatWasLost => &[Promise::Kept, Promise::Exact],
         }
     }
 

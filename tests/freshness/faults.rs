@@ -24,6 +24,7 @@ use serde::Deserialize;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
+    task::JoinHandle,
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -91,8 +92,8 @@ const OF_WRITES: [(Fault, usize); 7] = [
     (Fault::AnswerLost, 1),
     (Fault::AnswerCut, 1),
     (Fault::Reset, 1),
-    (Fault::ResetThenCommit, 1),
-    (Fault::ErrorThenCommit, 1),
+    (Fault::ResetThenCommit, 2),
+    (Fault::ErrorThenCommit, 2),
 ];
 const DECK_OF_WRITES: usize = 40;
 
@@ -118,7 +119,7 @@ pub struct Front {
     shared: Arc<Shared>,
     /// Bound and never listened on: keeps the port while nobody listens.
     _port: TcpSocket,
-    running: Mutex<CancellationToken>,
+    running: Mutex<Option<(CancellationToken, JoinHandle<()>)>>,
 }
 
 #[derive(Debug)]
@@ -220,15 +221,28 @@ impl Front {
     fn listen(&self) {
         let listener = bound(self.address).listen(1024).expect("the port is kept");
         let stop = CancellationToken::new();
-        *locked(&self.running) = stop.clone();
         let accepting = accept(listener, Arc::clone(&self.shared), stop.clone());
-        tokio::spawn(stop.run_until_cancelled_owned(accepting));
+        let ended = stop.clone();
+        let task = tokio::spawn(async move {
+            let _ = ended.run_until_cancelled_owned(accepting).await;
+        });
+        *locked(&self.running) = Some((stop, task));
+    }
+
+    /// Closes the listener and every connection.
+    async fn shut(&self) {
+        let running = locked(&self.running).take();
+        if let Some((stop, task)) = running {
+            stop.cancel();
+            // It was cancelled; the port is free when it has ended.
+            let _ = task.await;
+        }
     }
 
     /// The app restarts. What it took up before is carried out nevertheless: that is the worse case.
     pub async fn restart(&self, down: Duration) {
         self.shared.happened(Fault::Restart);
-        locked(&self.running).cancel();
+        self.shut().await;
         sleep(down).await;
         self.listen();
     }
@@ -245,12 +259,19 @@ impl Front {
         self.shared.tasks.reopen();
     }
 
-    /// Waits for a moment in which a write is under way, counts that, and says how long ago it is that none was.
+    /// Waits for a moment in which a write is under way, and counts that.
     pub async fn mid_write(&self) {
         while self.shared.writing.load(Ordering::Relaxed) == 0 {
             sleep(Duration::from_millis(1)).await;
         }
         self.shared.happened(Fault::KilledMidWrite);
+    }
+
+    /// Waits until so many writes have come.
+    pub async fn until_writes(&self, count: usize) {
+        while locked(&self.shared.record).arrivals.len() < count {
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// How often each fault happened.
@@ -278,14 +299,8 @@ impl Front {
 
     /// Closes everything.
     pub async fn close(self) {
-        locked(&self.running).cancel();
+        self.shut().await;
         self.at_rest().await;
-    }
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        locked(&self.running).cancel();
     }
 }
 
@@ -368,6 +383,12 @@ async fn take(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respons
         let carrying = Arc::clone(&shared);
         shared.tasks.spawn(async move {
             sleep(lot.before).await;
+            let lost_for = |at: &At| Duration::from_micros(since(carrying.start).saturating_sub(*at));
+            let late = unattended.get().is_some_and(|at| lost_for(at) > LATE_MAX);
+            if late {
+                // The machine's doing. An app has a time limit of its own.
+                return;
+            }
             let ending = carrying.ask(&letter).await;
             if writes {
                 carrying.note(&said, &ending, &unattended);
