@@ -9,7 +9,7 @@ use divan::{Bencher, black_box};
 use http::{Request, request::Parts};
 use tidegate::{
     model::Classes,
-    profile::{BodySeen, Profile, shipped},
+    profile::{BodySeen, Profile, Verdict, Watcher, shipped},
     written::{Mistakes, Source},
 };
 
@@ -93,4 +93,35 @@ fn kinto_batch(bencher: Bencher<'_, '_>) {
 fn inspects(bencher: Bencher<'_, '_>) {
     let (profile, head) = (profile("couchdb"), head("PUT", "/notes/4f1c0c4e"));
     bencher.bench_local(|| profile.inspects(black_box(&head)));
+}
+
+/// A watcher in the middle of a long import: its document was named, and its list has begun.
+fn watcher() -> Box<Watcher> {
+    let begun = r#"{"token":"t","file_id":"aBcDeFgHiJ","changes":["#;
+    let beginning = format!("{begun}{{}},");
+    let reading = profile("dynalist").read(&head("POST", "/import"), BodySeen::Prefix(beginning.as_bytes()), PEER);
+    let mut watcher = reading.watch.expect("it is watched");
+    assert_eq!(watcher.push(begun.as_bytes()), Verdict::Fine);
+    watcher
+}
+
+/// Watches 1 KiB made of this element over and over.
+fn watched(bencher: Bencher<'_, '_>, element: &str) {
+    let mut watcher = watcher();
+    let mut piece = element.repeat(1024 / element.len());
+    piece.push_str(&" ".repeat(1024 - piece.len()));
+    bencher.bench_local(|| assert_eq!(watcher.push(black_box(piece.as_bytes())), Verdict::Fine));
+}
+
+/// 1 KiB of a long import's list: short keys and values.
+#[divan::bench]
+fn watched_kib_of_items(bencher: Bencher<'_, '_>) {
+    watched(bencher, r#"{"id":"aBcDeFgHiJ","content":"a line of an outline","note":"","checked":false,"depth":3,"order":12},"#);
+}
+
+/// 1 KiB of long text without, and with, characters beyond ASCII.
+#[divan::bench(args = ["plain", "accents"])]
+fn watched_kib_of_text(bencher: Bencher<'_, '_>, kind: &str) {
+    let line = if kind == "plain" { "one line of a long note " } else { "une ligne d'une note très très longue " };
+    watched(bencher, &format!("\"{}\",", line.repeat(1000 / line.len())));
 }

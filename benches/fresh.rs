@@ -1,6 +1,7 @@
 //! The cost of local answers: keys, and the ledger that proves them; `cargo bench --bench fresh`.
 
 use std::{
+    ops::Range,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +21,11 @@ use tidegate::{
 
 const MILLION: u64 = 1_000_000;
 const THREADS: [usize; 2] = [1, 2];
-const AGE_MAX: Duration = Duration::from_secs(3600);
+
+/// Calls of one sample: so many that the cache holds little of what they touch.
+const SAMPLE: u32 = 1000;
+
+const AGE_MAX: Duration = Duration::from_hours(1);
 const CREDENTIAL: Key = Key(0x1234_5678_9abc_def0);
 
 fn main() {
@@ -44,14 +49,21 @@ fn write(ledger: &Ledger, touched: &Touched) {
 /// With so many documents written, and room for twice as many, so that none is dropped.
 fn ledger(documents: u64) -> Ledger {
     let ledger = Ledger::new(usize::try_from(4 * documents).unwrap_or(usize::MAX), Moment(0));
-    (0..documents).for_each(|number| write(&ledger, &written(key(number))));
+    for number in 0..documents {
+        write(&ledger, &written(key(number)));
+    }
     ledger
 }
 
-/// Ten million documents at a capacity of ten million: both generations are full, and some were dropped.
+/// Documents that have an entry in [`FULL`].
+const HELD: Range<u64> = 6 * MILLION..12 * MILLION;
+
+/// A ledger with room for ten million documents after it has seen twelve million.
 static FULL: LazyLock<Ledger> = LazyLock::new(|| {
     let ledger = Ledger::new(10_000_000, Moment(0));
-    (0..12 * MILLION).for_each(|number| write(&ledger, &written(key(number))));
+    for number in 0..12 * MILLION {
+        write(&ledger, &written(key(number)));
+    }
     ledger
 });
 
@@ -73,28 +85,26 @@ fn a_lock_alone(bencher: Bencher) {
     bencher.bench(|| *black_box(&lock).lock());
 }
 
+/// A poll of everything quiet, whose answer is proven as long as nothing is written.
+fn prove(bencher: Bencher, ledger: &Ledger, documents: Range<u64>) {
+    let asked = ledger.ask(&Reads::default(), Moment(1), Boot(0));
+    let reads = || Reads { everything: false, keys: [key(fastrand::u64(documents.clone()))].into_iter().collect() };
+    let check = |reads: Reads| ledger.prove(&reads, &asked, Boot(1), AGE_MAX).is_ok();
+    assert!(check(reads()), "nothing is proven");
+    bencher.with_inputs(reads).bench_values(check);
+}
+
 /// Whether the answer about one of so many written documents is proven, as a replay asks it.
-#[divan::bench(threads = THREADS, args = [1000, MILLION])]
+#[divan::bench(threads = THREADS, args = [1000, MILLION], sample_size = SAMPLE)]
 fn prove_one_document(bencher: Bencher, documents: u64) {
     let ledger = ledger(documents);
-    let reads = |number| Reads { everything: false, keys: [key(number)].into_iter().collect() };
-    let inputs = || {
-        let reads = reads(fastrand::u64(..documents));
-        let asked = ledger.ask(&reads, Moment(1), Boot(0));
-        (reads, asked)
-    };
-    bencher.with_inputs(inputs).bench_values(|(reads, asked)| ledger.prove(&reads, &asked, Boot(1), AGE_MAX).is_ok());
+    prove(bencher, &ledger, 0..documents);
 }
 
 /// The same beside ten million written documents.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_size = SAMPLE)]
 fn prove_one_document_of_ten_million(bencher: Bencher) {
-    let inputs = || {
-        let reads = Reads { everything: false, keys: [key(2 * MILLION + fastrand::u64(..10 * MILLION))].into_iter().collect() };
-        let asked = FULL.ask(&reads, Moment(1), Boot(0));
-        (reads, asked)
-    };
-    bencher.with_inputs(inputs).bench_values(|(reads, asked)| FULL.prove(&reads, &asked, Boot(1), AGE_MAX).is_ok());
+    prove(bencher, &FULL, HELD);
 }
 
 /// What is noted of a poll before it is sent.
@@ -134,21 +144,22 @@ fn keys_and_prove_of_a_tree(bencher: Bencher) {
 }
 
 /// A write of one of so many documents, from its begin to its end.
-#[divan::bench(threads = THREADS, args = [1000, MILLION])]
+#[divan::bench(threads = THREADS, args = [1000, MILLION], sample_size = SAMPLE)]
 fn begin_and_end_of_one_document(bencher: Bencher, documents: u64) {
     let ledger = ledger(documents);
     bencher.with_inputs(|| written(key(fastrand::u64(..documents)))).bench_values(|touched| write(&ledger, &touched));
 }
 
 /// A write of one of ten million documents with an entry.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_size = SAMPLE)]
 fn begin_and_end_of_one_document_of_ten_million(bencher: Bencher) {
-    bencher.with_inputs(|| written(key(2 * MILLION + fastrand::u64(..10 * MILLION)))).bench_values(|touched| write(&FULL, &touched));
+    bencher.with_inputs(|| written(key(fastrand::u64(HELD)))).bench_values(|touched| write(&FULL, &touched));
 }
 
 /// A write of a new document where ten million have an entry and none is left: now and then a generation is dropped.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_size = SAMPLE)]
 fn begin_and_end_of_a_new_document_beside_ten_million(bencher: Bencher) {
+    LazyLock::force(&FULL);
     bencher.with_inputs(|| written(key(NEW.fetch_add(1, Ordering::Relaxed)))).bench_values(|touched| write(&FULL, &touched));
 }
 
@@ -161,10 +172,11 @@ fn begin_and_end_of_a_tree(bencher: Bencher) {
 }
 
 /// The same beside ten million written documents.
-#[divan::bench]
+#[divan::bench(sample_size = SAMPLE)]
 fn begin_and_end_of_a_tree_beside_ten_million(bencher: Bencher) {
     let ring = ring();
     let touched = |number: u64| ring.writes(&[Scope::Tree(format!("/accounts/{number:x}/folders/{}", number % 7).into())]);
+    LazyLock::force(&FULL);
     bencher.with_inputs(|| touched(fastrand::u64(..MILLION))).bench_values(|touched| write(&FULL, &touched));
 }
 

@@ -167,7 +167,7 @@ impl Flow {
         let gate = &settings.gate;
         report.routes(&plan.routes);
         Arc::new(Self {
-            fresh: Fresh::new(settings, doubts, Box::new(report.clone())),
+            fresh: Fresh::new(settings, &plan.profile, doubts, Box::new(report.clone())),
             gate: Gate::new(settings, moved),
             documents,
             origin: Origin::new(&settings.app, settings.listen.body_rate_min, tasks.clone(), drain.clone()),
@@ -329,9 +329,11 @@ impl Flow {
         let later = reading.later.take();
         let touched = self.fresh.keys.writes(&reading.writes);
         let write = (!touched.is_empty() || later.is_some()).then(|| Write::new(&self.fresh, touched, later));
-        let whole: &[u8] = match body {
-            Body::Full(bytes) => bytes,
-            _ => &[],
+        // Trailers are no part of a question, so what has some is none.
+        let whole: Option<&[u8]> = match body {
+            Body::Empty => Some(&[]),
+            Body::Full(bytes) => Some(bytes),
+            Body::Trailed(..) | Body::Upload(_) | Body::Tap(_) => None,
         };
         let poll = match self.fresh.poll(&plan.profile, member.generation(), reading, head, whole) {
             Ok(poll) => Some(Arc::new(poll)),
@@ -340,14 +342,14 @@ impl Flow {
                 None
             }
         };
-        let whose = Whose {
+        let of = Whose {
             profile: Arc::clone(&plan.profile),
             route: reading.route,
             credential: self.fresh.credential(reading, head),
             is_head: head.method == Method::HEAD,
             is_stream: reading.stream.is_some(),
         };
-        (Stake::new(Arc::clone(&self.fresh), whose, member, write, poll.clone()), poll)
+        (Stake::new(Arc::clone(&self.fresh), of, member, write, poll.clone()), poll)
     }
 
     /// A seat, or a refusal that says when to come back.

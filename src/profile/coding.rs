@@ -204,10 +204,10 @@ mod tests {
         let text = vec![b'x'; 64 << 20];
         for (coding, bytes) in forms(&text) {
             assert!(bytes.len() < 1 << 20, "{coding}: {}", bytes.len());
-            let began = std::time::Instant::now();
             let decoded = decode(&headers(coding), BodySeen::Whole(&bytes));
             assert!(decoded.bytes().len() <= DECODED_MAX && !matches!(decoded, Content::Whole(_)), "{coding}");
-            assert!(began.elapsed() < std::time::Duration::from_secs(2), "{coding}: {:?}", began.elapsed());
+            let cut = decode(&headers(coding), BodySeen::Whole(&bytes[..bytes.len() / 2]));
+            assert_eq!(cut, decoded, "{coding}: whoever goes on behind the cap meets the end of half a stream");
         }
         let most = vec![b'x'; DECODED_MAX];
         for (coding, bytes) in forms(&most) {

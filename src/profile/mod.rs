@@ -6,13 +6,17 @@
 //! something asks for what it holds.
 //!
 //! What the proxy reads must be what the app reads. So everything that two readers may take differently counts as unread: it makes a test unknown
-//! and a scope `"*"` (`json`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says JSON (`application/json`,
-//! `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors are unread.
+//! and a scope `"*"` (`json`, `xml`, `multipart`, `coding`, `path` and `facts` say what that is). JSON is read in bodies whose `Content-Type` says
+//! JSON (`application/json`, `.../...+json`, UTF-8) and in those that say nothing, which real clients send; in any other body, `json.` selectors
+//! are unread. For XML it is the same; forms must say that they are.
 //!
 //! How long a body is matters only where something looks into it: a route that is chosen by method and path alone, with scopes from the head, is
 //! certain whatever follows. Where the choice of the route or one of its scopes reads the body, and that goes on behind the prefix, a value that
 //! stands whole in the prefix counts if the rest is plain JSON, which can be watched (`watch`); else, or if the prefix does not decide, the request
 //! writes `"*"`. A poll whose body was not read to its end is a plain read.
+//!
+//! The stages behind ask it three more things: whether two polls are one question (`question`), what a reply says (`reply`), and whether another
+//! profile would read a request alike (`meaning`).
 
 mod answer;
 mod body;

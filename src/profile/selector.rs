@@ -111,17 +111,17 @@ pub enum Selector {
     BasicUser,
     /// `json.PATH`: in the JSON body.
     Json(JsonPath),
-    /// `form.NAME`: a field of an urlencoded body.
+    /// `form.NAME`: a field of an urlencoded or multipart body.
     Form(String),
     /// `form.NAME#JSONPATH`: in the JSON that a field holds.
     FormJson(String, JsonPath),
-    /// `xml.LOCALNAME`
+    /// `xml.LOCALNAME`: the text of each element of this name, whatever its namespace.
     Xml(String),
     /// `xml.root`: the local name of the outermost element.
     XmlRoot,
-    /// `reply.json.PATH`
+    /// `reply.json.PATH`: in the JSON body of the reply.
     ReplyJson(JsonPath),
-    /// `reply.header.NAME`
+    /// `reply.header.NAME`: a header of the reply.
     ReplyHeader(HeaderName),
 }
 

@@ -350,6 +350,9 @@ fn a_reply_is_kept_only_if_every_test_certainly_holds() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(long.as_bytes()).expect("memory");
     assert!(!kept(&[JSON, ("content-encoding", "gzip")], Some(&gzip.finish().expect("memory"))), "longer than what is decoded");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(format!("{{\"_code\":\"Ok\"}}{}x", " ".repeat(1 << 17)).as_bytes()).expect("memory");
+    assert!(!kept(&[JSON, ("content-encoding", "gzip")], Some(&gzip.finish().expect("memory"))), "what follows was not read");
     assert!(profile.may_keep(RouteId(2), &Reply { status: StatusCode::OK, headers: &HeaderMap::new(), body: None }));
     assert!(profile.may_keep(RouteId::UNMATCHED, &Reply { status: StatusCode::OK, headers: &HeaderMap::new(), body: None }));
     let none = self::profile(

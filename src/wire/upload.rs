@@ -492,7 +492,7 @@ mod tests {
     }
 
     /// What a watch and the reader of a body saw, in order. `parts` are sent one by one, and the last one ends the connection.
-    async fn diary(parts: &[&str], begin: usize) -> String {
+    async fn diary(parts: &[&str], ahead: usize) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let diary = Diary::default();
         let kept = diary.clone();
@@ -502,8 +502,8 @@ mod tests {
                 let limits = Limits { idle: Duration::from_secs(5), bytes_max: 20, rate_min: 1 };
                 let linger = Arc::new(Linger::new(0, Duration::ZERO, 0));
                 let mut upload = Upload::new(request.into_body(), false, limits, linger);
-                let begun = upload.begin(begin).await.expect("a beginning");
-                assert!(matches!(begun, Beginning::Prefix(_)));
+                let beginning = upload.begin(ahead).await.expect("a beginning");
+                assert!(matches!(beginning, Beginning::Prefix(_)));
                 upload.watch(Box::new(Witness(diary.clone(), upload.progress())));
                 loop {
                     let ended = upload.is_end_stream();

@@ -4,7 +4,7 @@
 //! `echo` for those of the request; `chunked` sends them without a length, `trickle` so many ms after each piece, `piece` bytes each;
 //! `halt=NAME` waits for [`App::let_go`] before the last piece; `cut` breaks the connection after so many bytes; `die` breaks it instead of
 //! an answer; `trailer` sends a trailer `x-sum`; `h=name:value` sets a header (repeatable); `db` tells `Server-Timing`; `refuse` answers
-//! an upgrade with 200.
+//! an upgrade with 200; `count` sets `x-count` to how often this target was asked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -258,6 +258,7 @@ async fn answer(mut request: Request<Incoming>, shared: Arc<Shared>) -> Result<R
         whole: false,
         trailers: None,
     };
+    let target = seen.target.clone();
     let running = Running::new(&shared, request.uri().path().split('/').nth(1).unwrap_or_default().to_owned(), seen);
     if request.headers().contains_key("upgrade") && !script.has("refuse") {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -284,7 +285,10 @@ async fn answer(mut request: Request<Incoming>, shared: Arc<Shared>) -> Result<R
         std::panic::resume_unwind(Box::new("the app dies"));
     }
     let total = script.number("bytes").unwrap_or(echoed.len());
-    let response = script.head(total);
+    let mut response = script.head(total);
+    if script.has("count") {
+        response = response.header("x-count", shared.journal().seen.iter().filter(|seen| seen.target == target).count());
+    }
     let (sender, receiver) = mpsc::channel(2);
     // The work ends before its last byte is out, or tidegate could let the next request in while this one is still counted.
     let running = (total > 0 || script.has("trailer")).then_some(running);

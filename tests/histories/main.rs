@@ -7,12 +7,16 @@
 //! each fault is found.
 
 mod app;
+mod bounds;
+mod coding;
 mod reference;
+mod threads;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::{Bounds, Fault, Found, Kind, Seen, Step, World};
+use bounds::{Bounds, Fault, Kind, Seen, Step};
+use world::{Found, World};
 
 /// The steps of a history.
 const STEPS: usize = 400;
@@ -49,6 +53,9 @@ const WEIGHTS: [(Kind, usize); 24] = [
     (Kind::Reload, 1),
 ];
 
+/// The steps of writes.
+const WRITING: [Kind; 8] = [Kind::Write, Kind::Begin, Kind::Send, Kind::Commit, Kind::Whole, Kind::End, Kind::Acknowledge, Kind::Lose];
+
 /// How the history of this seed is bounded.
 fn bounds(random: &mut fastrand::Rng, fault: Fault) -> Bounds {
     let settle = random.u64(0..4);
@@ -81,9 +88,17 @@ fn bounds(random: &mut fastrand::Rng, fault: Fault) -> Bounds {
 fn history(seed: u64, fault: Fault) -> (Bounds, Vec<Step>) {
     let mut random = fastrand::Rng::with_seed(seed);
     let bounds = bounds(&mut random, fault);
-    let kinds: Vec<Kind> = WEIGHTS.iter().flat_map(|(kind, weight)| std::iter::repeat_n(*kind, *weight)).collect();
+    // In some histories there are as many writes as polls.
+    let writes = if random.u8(0..3) == 0 { 4 } else { 1 };
+    let weight = |kind: Kind, weight: usize| if WRITING.contains(&kind) { writes * weight } else { weight };
+    let kinds: Vec<Kind> = WEIGHTS.iter().flat_map(|(kind, usual)| std::iter::repeat_n(*kind, weight(*kind, *usual))).collect();
     let mut step = || Step(kinds[random.usize(..kinds.len())], std::array::from_fn(|_| random.u8(..)));
-    (bounds, (0..STEPS).map(|_| step()).collect())
+    let often = |step: Step| match step.0 {
+        // What it takes is rare.
+        Kind::Restart | Kind::Stop if fault == Fault::ReloadForgetsQuiet => Step(Kind::Reload, step.1),
+        _ => step,
+    };
+    (bounds, (0..STEPS).map(|_| often(step())).collect())
 }
 
 fn run(world: &mut World, steps: &[Step]) -> Found {

@@ -61,9 +61,9 @@ impl Stored {
     }
 }
 
-/// What one answer takes in the tables of a stripe, on average: 40 bytes in the list and 5 in the map, both doubled when full, and its share of
-/// the answers that were pushed out and are remembered by their hash.
-const PLACE: usize = 96;
+/// What one answer takes in the tables of a stripe: 40 bytes in the list, 5 in the map, and its share of what both keep in reserve and of the
+/// answers that were pushed out and are remembered by their hash. Measured: `tests/answers.rs` holds it against resident bytes.
+const PLACE: usize = 64;
 
 /// What became of an answer that was put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -455,7 +455,9 @@ mod tests {
         answers.each(|_, _| visited += 1);
         assert_eq!((answers.view().count, answers.view().evicted), (visited, 0));
         assert!(visited >= 490, "{visited}");
-        assert!(answers.remove(&question(0)).is_some() && answers.get(&question(0)).is_none());
+        assert!(answers.get(&question(0)).is_some());
+        answers.remove(&question(0));
+        assert!(answers.get(&question(0)).is_none());
         answers.resize(10_000);
         assert!(answers.view().bytes <= 10_000 && answers.view().evicted > 400);
         answers.clear();

@@ -233,6 +233,7 @@ impl Origin {
                         (head, body) = (copy, Body::Empty);
                         fresh = true;
                     } else {
+                        lease.reset();
                         return Err(self.failed(error.error(), seat, &deadlines, progress.as_deref()));
                     }
                 }

@@ -60,6 +60,18 @@ fn a_prefix_gives_route_and_scopes_as_far_as_it_decides_while_the_rest_is_watche
 }
 
 #[test]
+fn scopes_of_every_element_need_every_element() {
+    let profile = profile("[[route]]\nname = \"w\"\nwrites = [\"doc:{json.ids[*]}\", \"doc:{json.more[1]}\"]\n");
+    let text = br#"{"more":["a","b"],"ids":["c","d"]}"#;
+    let whole = profile.read(&head("POST /", &[JSON]), BodySeen::Whole(text), PEER);
+    assert_eq!(names(&whole.writes), ["doc:c", "doc:d", "doc:b"]);
+    for end in 0..=text.len() {
+        let prefix = profile.read(&head("POST /", &[JSON]), BodySeen::Prefix(&text[..end]), PEER);
+        assert_eq!((names(&prefix.writes), prefix.watch), (vec!["*".to_owned()], None), "{end}");
+    }
+}
+
+#[test]
 fn a_route_that_the_prefix_could_not_exclude_is_not_excluded_for_safe_methods_either() {
     let profile = profile("[[route]]\nname = \"w\"\nwhen = { \"json.w\" = [\"yes\"] }\nwrites = [\"doc:a\"]\n");
     let read = |body| profile.read(&head("GET /", &[JSON]), body, PEER);
@@ -82,8 +94,13 @@ writes = ["doc:{json.id}", "kind:{json.c[0].k}"]
 [[route]]
 name = "each"
 path = "/"
-when = { "json.c[*].k" = ["w", "12"] }
+when = { "json.c[*].k" = ["w", "12"], "json.k" = "nonempty" }
 writes = ["doc:{json.id}"]
+[[route]]
+name = "all"
+path = "/"
+when = { "json.c[*].k" = ["w", "12"] }
+writes = ["doc:{json.c[*].k}"]
 [[route]]
 name = "names"
 path = "/"

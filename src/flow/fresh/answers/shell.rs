@@ -50,8 +50,10 @@ impl Answers {
     }
 
     /// Takes the answer to this question out.
-    pub fn remove(&self, question: &Question) -> Option<Arc<Stored>> {
-        self.stripe(question).lock().remove(question)
+    pub fn remove(&self, question: &Question) {
+        // Dropped after the lock.
+        let gone = self.stripe(question).lock().remove(question);
+        drop(gone);
     }
 
     /// Forgets everything.

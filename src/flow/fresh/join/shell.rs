@@ -107,7 +107,6 @@ impl<D> Joins<D> {
     }
 
     fn stripe(&self, question: Question) -> &Mutex<Stripe<D>> {
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits choose")]
         let low = question.0 as usize;
         &self.stripes[low % STRIPES]
     }
@@ -138,6 +137,7 @@ impl<D> Joins<D> {
 
     /// A question is to be asked again in the background (rule 19): `None` if somebody runs or waits for it already. Such a lead has no
     /// client and has its turn; until it is sent nobody shares it.
+    #[must_use]
     pub fn refresh(self: &Arc<Self>, question: Question) -> Option<Lead<D>> {
         let bell = Arc::new(Bell { turn: AtomicBool::new(true), ..Bell::default() });
         let ticket = self.stripe(question).lock().refresh(question, Arc::clone(&bell))?;
@@ -199,6 +199,7 @@ impl<D: Clone + Send> Lead<D> {
     }
 
     /// What it met goes to all members, and the next lead has its turn. Only the first delivery counts.
+    #[expect(clippy::needless_pass_by_value, reason = "it is given away: nobody has another use for it")]
     pub fn deliver(&self, met: D) {
         for member in self.0.end() {
             // One that just left needs nothing.

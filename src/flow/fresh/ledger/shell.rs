@@ -170,6 +170,14 @@ impl Ledger {
         unchanged(s, root, reads.keys.iter().map(|key| self.shard(*key).look(*key).0))
     }
 
+    /// Documents have other names from now on: what is in doubt, or may lag, under the old ones is so under all of the new ones, for as long.
+    pub fn doubt_everything(&self) {
+        let latest = Cell::from(self.root.everything());
+        let packed = pack(latest.quiet_from, latest.quiet);
+        self.root.pass(packed, Cause::RELOADED.0);
+        self.root.notice_all(packed, Cause::RELOADED.0);
+    }
+
     /// What is known of these documents, for operators. Of `all`, see [`view`](Self::view).
     #[must_use]
     pub fn look(&self, touched: &Touched) -> Vec<(Key, Looked)> {
@@ -232,18 +240,19 @@ impl Ledger {
 
     /// The shard of a key: by bits that its table uses neither for a place nor as a mark.
     fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
-        let index = usize::from((key.0 >> 40) as u16) & (self.shards.len() - 1);
-        self.shards[index].lock()
+        let [_, first, second, ..] = key.0.to_be_bytes();
+        let index = usize::from(u16::from_be_bytes([first, second]));
+        self.shards[index & (self.shards.len() - 1)].lock()
     }
 
     /// The invariants of every shard.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        self.shards.iter().for_each(|shard| {
+        for shard in &self.shards {
             // Inside the lock: what the shard holds was given out before.
             let shard = shard.lock();
             shard.check(self.root.sequence());
-        });
+        }
     }
 
     /// The writers of `all` and of `everything`.

@@ -23,7 +23,7 @@ const KEYS_MAX: usize = 256;
 const DEPTH_MAX: usize = 16;
 
 /// A time span; `quiet_from` is kept in even nanoseconds, and so all times here are even.
-const AGE_MAX: Duration = Duration::from_nanos(4000);
+const AGE_MAX: Duration = Duration::from_micros(4);
 
 fn seed() -> u64 {
     std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..))
@@ -453,6 +453,17 @@ fn a_start_in_doubt_ends_and_cannot_name_its_doubts() {
     let view = ledger.view(Moment(99));
     assert_eq!((view.all_solid, view.entries, view.seq), (Err(NotSolid::Doubt), 0, 0));
     assert!(view.floors_in_doubt > 0 && ledger.view(Moment(100)).floors_in_doubt == 0);
+}
+
+#[test]
+fn a_doubt_whose_entry_was_dropped_cannot_be_named() {
+    let ledger = Ledger::new(2, Moment(0));
+    for touched in (0..10).map(|key| Touched::one(Key(key))) {
+        ledger.begin(&touched, Cause(1));
+        ledger.end(&touched, Moment(100), Quiet::Doubt);
+    }
+    assert_eq!(ledger.doubts(Moment(99)), None);
+    assert_eq!(ledger.doubts(Moment(100)), Some(Vec::new()));
 }
 
 #[test]

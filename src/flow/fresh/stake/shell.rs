@@ -26,6 +26,7 @@ use crate::{
 const CHANGED: HeaderName = HeaderName::from_static("tidegate-changed");
 
 /// What hangs on a call. However the call ends, this ends with it: if nobody said how, as unknown.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and they change apart")]
 pub struct Stake {
     fresh: Arc<Fresh>,
     profile: Arc<Profile>,

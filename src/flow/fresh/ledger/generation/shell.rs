@@ -165,7 +165,9 @@ mod tests {
                 generation.retire(|_| false, &ledger);
                 assert!(!members[0].is_current() && !proven(&ledger, &before), "what was asked before is written since");
                 assert_eq!(ledger.view(Moment(0)).all.writers, 2, "whoever ended does not count, the others count once");
-                members.iter_mut().for_each(|member| member.ends(end));
+                for member in &mut members {
+                    member.ends(end);
+                }
                 let [first, second] = members;
                 drop(first);
                 assert_eq!(ask(&ledger, 1000).solid, Err(NotSolid::Writer), "one runs still");
