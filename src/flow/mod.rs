@@ -167,7 +167,7 @@ impl Flow {
         let gate = &settings.gate;
         report.routes(&plan.routes);
         Arc::new(Self {
-            fresh: Fresh::new(settings, doubts, Box::new(report.clone())),
+            fresh: Fresh::new(settings, &plan.profile, doubts, Box::new(report.clone())),
             gate: Gate::new(settings, moved),
             documents,
             origin: Origin::new(&settings.app, settings.listen.body_rate_min, tasks.clone(), drain.clone()),

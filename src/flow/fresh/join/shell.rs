@@ -16,7 +16,7 @@ use super::{Arrived, Chair, Ended, Ticket};
 pub use super::{Running, View};
 use crate::flow::fresh::question::Question;
 
-/// How many locks the questions are spread over; a power of two.
+/// How many locks the questions are spread over.
 const STRIPES: usize = 64;
 
 /// The questions of one lock.
@@ -199,11 +199,15 @@ impl<D: Clone + Send> Lead<D> {
     }
 
     /// What it met goes to all members, and the next lead has its turn. Only the first delivery counts.
-    #[expect(clippy::needless_pass_by_value, reason = "it is given away: nobody has another use for it")]
     pub fn deliver(&self, met: D) {
-        for member in self.0.end() {
-            // One that just left needs nothing.
+        let mut members = self.0.end();
+        let last = members.pop();
+        // One that just left needs nothing.
+        for member in members {
             let _ = member.send(met.clone());
+        }
+        if let Some(last) = last {
+            let _ = last.send(met);
         }
     }
 
