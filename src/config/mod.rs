@@ -86,7 +86,8 @@ impl Settings {
 /// The keys that differ but cannot change while tidegate runs; a reload that would change any of them is refused whole.
 ///
 /// The listeners were bound at the start, perhaps with rights that are gone since. The pool of connections belongs to its server. What
-/// the other five bound was allocated at the start, and `fresh.depth_max` is part of the names of what was written. Everything else takes effect on a reload, at the latest with the next connection.
+/// the other five bound was allocated at the start, and `fresh.depth_max` is part of the names of what was written. Everything else takes
+/// effect on a reload, at the latest with the next connection.
 #[must_use]
 pub fn unchangeable(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
