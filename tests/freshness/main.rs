@@ -295,22 +295,25 @@ async fn is_caught(name: &str, breaks: &[Promise], wanted: &Wanted) {
     panic!("{name} was never caught breaking {breaks:?}");
 }
 
-/// Plays a run in which nothing may be broken. A run in which the machine itself was too slow for A1 says nothing, and is played again.
+/// Plays a run in which nothing may be broken. What is broken in a run in which the machine itself was too slow for A1 says nothing: it is
+/// played again.
 async fn keeps_every_promise(name: &str, plan: Plan, course: &Course, wanted: &Wanted) -> Run {
     let mut plan = plan;
     for _ in 0..3 {
         let run = play(plan, course, wanted).await;
         run.show(name, &plan);
-        if run.late_max < DOUBT {
-            assert!(run.found.is_empty(), "{} violations: {:?}", run.found.len(), checker::count(&run.found));
-            assert!(run.said.mismatches < 0.5, "tidegate itself found {} answers wrong", run.said.mismatches);
-            for (fault, count) in &run.faults {
-                let planned = *fault != Fault::KilledMidWrite || !course.kills.is_empty();
-                assert!(*count > 0 || !planned, "{fault:?} never happened");
-            }
-            return run;
+        let is_broken = !run.found.is_empty() || run.said.mismatches > 0.5;
+        if is_broken && run.late_max >= DOUBT {
+            plan.seed += 1_000_000;
+            continue;
         }
-        plan.seed += 1_000_000;
+        assert!(run.found.is_empty(), "{} violations: {:?}", run.found.len(), checker::count(&run.found));
+        assert!(!is_broken, "tidegate itself found {} of its answers wrong", run.said.mismatches);
+        for (fault, count) in &run.faults {
+            let planned = *fault != Fault::KilledMidWrite || !course.kills.is_empty();
+            assert!(*count > 0 || !planned, "{fault:?} never happened");
+        }
+        return run;
     }
     panic!("the machine is too slow: writes were done more than {DOUBT:?} after their connection was lost, where {LATE_MAX:?} is meant");
 }
@@ -381,7 +384,7 @@ fn long_runs(seed: u64) -> [(&'static str, &'static str, Plan, Course); 5] {
     [
         ("as usual", "", plan, course()),
         ("killed every two seconds", "", plan, killed_often),
-        ("with room for few", "fresh.documents_max = 4\nfresh.answer_max = \"1KiB\"\nfresh.answers_max = \"16KiB\"", plan, course()),
+        ("with room for few", "fresh.documents_max = 24\nfresh.answer_max = \"4KiB\"\nfresh.answers_max = \"64KiB\"", plan, course()),
         ("with few seats", "app.seats = 4\nfresh.settle = \"30ms\"", plan, course()),
         ("in a hurry", "", Plan { pause: Duration::from_millis(4), writes: 80, ..plan }, course()),
     ]
