@@ -175,15 +175,12 @@ impl Course {
         Self { writes: 110, restarts: vec![55], kills: vec![80] }
     }
 
-    /// So many times five seconds.
-    fn long(times: usize) -> Self {
-        let every = |from: usize, step| (from..WRITES * times).step_by(step).collect();
-        Self { writes: WRITES * times, restarts: every(50, WRITES / 3), kills: every(120, WRITES) }
+    /// A run with so many writes.
+    fn of(writes: usize) -> Self {
+        let every = |from: usize, step| (from..writes).step_by(step).collect();
+        Self { writes, restarts: every(50, 70), kills: every(100, 120) }
     }
 }
-
-/// About how many writes come in five seconds.
-const WRITES: usize = 200;
 
 /// What came of a run.
 struct Run {
@@ -348,7 +345,8 @@ async fn through_a_tidegate_that_forwards_all_every_promise_is_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_tidegate_every_promise_is_kept_and_a_third_of_the_polls_is_answered_locally() {
-    let run = keeps_every_promise("tidegate", Plan::of(1), &Course::long(2), &Wanted::Tidegate(ON.to_owned())).await;
+    let plan = Plan { writes: 30, ..Plan::of(1) };
+    let run = keeps_every_promise("tidegate", plan, &Course::of(300), &Wanted::Tidegate(ON.to_owned())).await;
     assert!(run.history.polls.percent_local() >= 30);
     assert!(run.said.asked_again > 0.0, "refresh and audit took part");
 }
@@ -379,8 +377,8 @@ async fn through_tidegate_every_promise_is_kept_for_minutes() {
 /// What is played for minutes, each with settings of its own beside [`ON`].
 fn long_runs(seed: u64) -> [(&'static str, &'static str, Plan, Course); 5] {
     let plan = Plan::of(seed);
-    let course = || Course::long(3);
-    let killed_often = Course { kills: (1..WRITES * 3).step_by(80).skip(1).collect(), ..course() };
+    let course = || Course::of(600);
+    let killed_often = Course { kills: (80..600).step_by(80).collect(), ..course() };
     [
         ("as usual", "", plan, course()),
         ("killed every two seconds", "", plan, killed_often),
