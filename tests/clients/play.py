@@ -32,23 +32,24 @@ import check
 from hop import Hop
 
 HERE = pathlib.Path(__file__).resolve().parent
-START_SECONDS_MAX = 30
-SCENARIO_SECONDS_MAX = 120
+START_SECONDS_MAX = 60
+SCENARIO_SECONDS_MAX = 200
 STOP_SECONDS_MAX = 10
-ALL_SECONDS_MAX = 600
+ALL_SECONDS_MAX = 900
 PASSWORDS = {"alice": "alice-password", "bob": "bob-password"}
 CREDENTIALS = [*PASSWORDS.values(), *(base64.b64encode(f"{user}:{word}".encode()).decode() for user, word in PASSWORDS.items())]
 
 # What a document costs is not this test's subject: on a machine that is busy with other things a slow reply would make a document dear, and
-# the log would then rightly say another class. So nothing is dear here, and nothing outlives its class.
-SETTINGS = ("gate.long_cost=10m", "class.noop.long_after=25s", "class.sync.long_after=25s")
+# the log would then rightly say another class. So nothing is dear here, and nothing outlives its class. To these clients tidegate says no more
+# than to any other on the internet.
+SETTINGS = ('report.expose="none"', "gate.long_cost=10m", "class.noop.long_after=25s", "class.sync.long_after=25s")
 
 # The services here commit within milliseconds, so that two seconds of doubt are enough. No answer is asked again for a sample: what reaches the
 # server is counted.
 DOUBT_SECONDS = 2
 ON = ('fresh.mode="on"', f"fresh.doubt={DOUBT_SECONDS}s", f"fresh.start_doubt={DOUBT_SECONDS}s", "fresh.audit=0")
-OWN = ("fresh", "joined")          # outcomes of requests that were not put to the server
 TURNS = tuple(f"the {turn} sync without a change" for turn in ("first", "second", "third"))
+SYNCED = "synced"                  # where the scenario is after these
 KILLED_AT = (2, 5, 8)              # writes of a batch, counted from the interruptions' begin, during which tidegate is killed
 
 # What belongs to one connection or to one moment, and what tidegate says of itself: in this the same answer may differ from itself.
@@ -194,14 +195,14 @@ def free_ports(count):
 class Run:
     """One run of a service's scenario, and what is known of it afterwards: what all sides `held`, and the `seconds` it took.
 
-    With tidegate also `lives`, the access log of each of its processes; with local answers also `marks`, where the last of them stood when the
-    scenario was at each of its places, and `record`, what the server was asked until the clients had ended."""
+    With tidegate also `lives`, the access log of each of its processes, and `record`, what the server was asked until the clients had ended.
+    With local answers also `marks`: how many lines the last log had, and how many requests had been sent, at each turn of the scenario."""
 
     def __init__(self, name, service, folder, tidegate=None, on=False):
         self.name, self.service, self.folder, self.tidegate, self.on = name, service, folder, tidegate, on
         self.app, self.front, self.admin, self.outside = free_ports(4)
         self.gate, self.hop, self.gates, self.marks, self.said = None, None, [], {}, []
-        self.batches, self.killed = None, 0
+        self.batches, self.killed, self.again = None, 0, range(0)
         self.between = threading.Lock()   # held while there is no tidegate
 
     def play(self):
@@ -245,15 +246,19 @@ class Run:
         """Looks at what is left when the clients have gone, and asks it to end."""
         self.at_rest()
         self.lives = [log.read_text() if log.exists() else "" for _, log in self.gates]
-        record = self.folder / "server/record"
-        self.record = [json.loads(line) for line in record.read_text().splitlines()] if self.service.recorded else None
+        self.record = self.recorded()
+        if self.record:
+            del self.record[self.again.start : self.again.stop]
         wrong = self.metrics()["tidegate_fresh_mismatches_total"]
         if wrong:
             raise Failure(f"{wrong:.0f} answers differed without a write between them:\n{self.gate.tail()}")
-        if self.on:
-            self.must_answer_alike()
         if code := self.gate.end():
             raise Failure(f"tidegate ended with {code} after SIGTERM:\n{self.gate.tail()}")
+
+    def recorded(self):
+        """What the server was asked until now; None if it does not write that down."""
+        record = self.folder / "server/record"
+        return [json.loads(line) for line in record.read_text().splitlines()] if self.service.recorded else None
 
     def follow(self):
         """Lets the scenario go on from place to place, until it ends."""
@@ -273,11 +278,13 @@ class Run:
         self.said.append(place)
         if place == "interruptions":
             self.batches = 0
-        if self.on and place in TURNS:
+        if self.on and place in (*TURNS, SYNCED):
             self.at_rest()
             if place == TURNS[0]:
                 time.sleep(DOUBT_SECONDS + 0.2)
-            self.marks[place] = len(self.gates[-1][1].read_text().splitlines())
+            self.marks[place] = len(self.gates[-1][1].read_text().splitlines()), len(self.hop.requests)
+            if place == SYNCED:
+                self.must_answer_alike()
 
     def sent(self, request):
         """Kills tidegate as soon as it has some of the writes of the interruptions, and starts it again."""
@@ -317,19 +324,21 @@ class Run:
 
     def must_answer_alike(self):
         """Puts each question that tidegate has answered itself once more, to it and straight to the server: the answers must be the same."""
-        lines = [json.loads(line) for line in self.lives[-1].splitlines()[self.marks[TURNS[-1]] :]]
-        own = {(line["method"], line["path"]) for line in lines if line["outcome"] == "fresh"}
+        (line, sent), (line_end, sent_end) = self.marks[TURNS[-1]], self.marks[SYNCED]
+        lines = self.gates[-1][1].read_text().splitlines()[line:line_end]
+        own = {(line["method"], line["path"]) for line in map(json.loads, lines) if line["outcome"] == "fresh"}
         asked = {}
-        for request in self.hop.requests[-len(lines) :]:
+        for request in self.hop.requests[sent:sent_end]:
             if (request.method, request.target.partition("?")[0]) in own:
                 asked[request.method, request.target, tuple(request.fields), request.body] = request
-        wrong = []
+        wrong, begun = [], len(self.recorded() or ())
         for request in asked.values():
             directly, here = ask(self.app, request), ask(self.outside, request)
             what = f"{request.method} {request.target}"
             if "tidegate; hit" not in here["fields"].get("cache-status", []):
                 wrong.append(f"    {what}: not answered by tidegate: {here['fields'].get('cache-status')}")
             wrong += (f"    {what}{line.strip()}" for line in differences(comparable(directly), comparable(here)))
+        self.again = range(begun, begun + len(asked))
         if wrong or not asked:
             raise Failure(f"of {len(asked)} questions put to tidegate and to the server:\n" + "\n".join(wrong[:10]))
         self.alike = len(asked)
@@ -347,7 +356,7 @@ def ask(port, request):
         body = reply.read()
         fields = collections.defaultdict(list)
         for name, value in reply.getheaders():
-            fields[name.lower()].append(value)
+            fields[name.lower()].append(value.strip())
         return {"status": reply.status, "reason": reply.reason, "fields": dict(fields), "body": body}
 
 
@@ -380,7 +389,7 @@ def must_be_equal(what, one, other):
 
 def look_at_log(run):
     """Holds the access log against the list; prints how often each row was hit."""
-    expected = check.List((HERE / f"{run.name}.expected").read_text(), own=OWN if run.on else ())
+    expected = check.List((HERE / f"{run.name}.expected").read_text(), own=check.OWN if run.on else ())
     mistakes = []
     for life in run.lives[:-1]:
         mistakes += expected.check_part(life[: life.rfind("\n") + 1], CREDENTIALS)
@@ -397,7 +406,8 @@ def look_at_hits(run):
     with open(HERE / f"../../config/profiles/{run.name}.toml", "rb") as file:
         answered = {route["name"] for route in tomllib.load(file)["route"] if "answer" in route}
     lines = [json.loads(line) for line in run.lives[-1].splitlines()]
-    for turn, begin, end in zip(TURNS, map(run.marks.get, TURNS), [*map(run.marks.get, TURNS[1:]), None]):
+    for turn, end in zip(TURNS, (*TURNS[1:], SYNCED)):
+        begin, end = run.marks[turn][0], run.marks[end][0]
         polls = [line for line in lines[begin:end] if line["route"] in answered]
         missed = [line for line in polls if line["outcome"] != "fresh"]
         print(f"  {turn}: {len(polls) - len(missed)} of {len(polls)} polls answered by tidegate, {len(lines[begin:end]) - len(polls)} other requests")
@@ -406,7 +416,7 @@ def look_at_hits(run):
             raise Failure(f"{turn}: put to the server, although nothing has changed:\n{shown}")
     everything = [json.loads(line) for life in run.lives for line in life[: life.rfind("\n") + 1].splitlines()]
     polls = [line["outcome"] for line in everything if line["route"] in answered]
-    print(f"  in all: {sum(outcome in OWN for outcome in polls)} of {len(polls)} polls; {run.alike} questions answered byte for byte as by the server")
+    print(f"  in all: {sum(outcome in check.OWN for outcome in polls)} of {len(polls)} polls; {run.alike} questions answered byte for byte as by the server")
 
 
 def look_at_interruptions(run):
