@@ -50,6 +50,7 @@ SETTINGS = ('report.expose="none"', "gate.long_cost=10m", "class.noop.long_after
 DOUBT_SECONDS = 2
 SETTINGS += (f"fresh.doubt={DOUBT_SECONDS}s", f"fresh.start_doubt={DOUBT_SECONDS}s", "fresh.audit=0")
 ON = 'fresh.mode="on"'
+BEHIND_CDN = 'listen.trusted_proxies=["127.0.0.1/32"]'
 TURNS = tuple(f"the {turn} sync without a change" for turn in ("first", "second", "third"))
 SYNCED = "synced"                  # where the scenario is after these
 KILLED_AT = (2, 5, 8)              # writes of a batch, counted from the interruptions' begin, during which tidegate is killed
@@ -246,7 +247,7 @@ class Run:
         """A process of tidegate, always on the same ports, each with an access log of its own."""
         number = len(self.gates)
         log = self.folder / f"access-{number}.log"
-        settings = [f"log.access={log}", *SETTINGS, *([ON] if self.on else [])]
+        settings = [f"log.access={log}", *SETTINGS, *([ON] if self.on else []), *([BEHIND_CDN] if self.on and self.service.cdn else [])]
         command = [self.tidegate, "run", "--listen", f"127.0.0.1:{self.front}", "--app", f"127.0.0.1:{self.app}",
                    "--admin", f"127.0.0.1:{self.admin}", "--profile", self.name, *(word for key in settings for word in ("--set", key))]
         self.gate = self.running.enter_context(Process(f"tidegate-{number}", command, self.folder))
