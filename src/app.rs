@@ -225,7 +225,11 @@ impl House {
         let kept = CancellationToken::new();
         let keeping = state_file.map(|file| {
             let ending = Arc::clone(&self);
-            let doubts = move || if ending.clean.load(Ordering::Relaxed) { ending.flow.fresh.doubts() } else { None };
+            let doubts = move || {
+                let plan = ending.flow.plan.load();
+                let clean = ending.clean.load(Ordering::Relaxed);
+                if clean { ending.flow.fresh.doubts(&plan.settings, &plan.profile) } else { None }
+            };
             tokio::spawn(file.keep(Arc::clone(&self.flow.documents), kept.clone(), doubts))
         });
         let mut chores = tokio::task::JoinSet::new();

@@ -11,26 +11,41 @@ use tokio::{
     task::spawn_local,
 };
 
-use crate::Outcome;
+use crate::{Outcome, load};
 
-/// Before the two addresses, it makes this program the bare proxy.
+/// Before one or two addresses, it makes this program the bare proxy.
 pub const FLAG: &str = "--bare-proxy";
 
 type Pool = Rc<RefCell<Vec<SendRequest<Incoming>>>>;
 
-/// Serves on the first address, forwards to the second, until killed.
+/// Serves on the first address, forwards to the second, if there is one, until killed.
 pub async fn run(addresses: &[String]) -> Outcome<()> {
-    let [own, app, ..] = addresses else { return Err("two addresses are needed".into()) };
-    let (own, app): (SocketAddr, SocketAddr) = (own.parse()?, app.parse()?);
+    let [own, app @ ..] = addresses else { return Err("an address is needed".into()) };
+    let own: SocketAddr = own.parse()?;
+    let app: Option<SocketAddr> = app.first().map(|app| app.parse()).transpose()?;
     let listener = TcpListener::bind(own).await?;
     let pool = Pool::default();
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let pool = pool.clone();
-        let service = service_fn(move |request| forward(request, app, pool.clone()));
+        let service = service_fn(move |request| {
+            let pool = pool.clone();
+            async move {
+                match app {
+                    Some(app) => forward(request, app, pool).await,
+                    None => answer(request).await,
+                }
+            }
+        });
         spawn_local(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
+}
+
+async fn answer(request: Request<Incoming>) -> Outcome<Response<Full<Bytes>>> {
+    request.into_body().collect().await?;
+    let response = Response::builder().header("server", "app").header("content-type", "application/json");
+    Ok(response.body(Full::new(Bytes::from_static(load::BODY.as_bytes())))?)
 }
 
 async fn forward(request: Request<Incoming>, app: SocketAddr, pool: Pool) -> Outcome<Response<Full<Bytes>>> {

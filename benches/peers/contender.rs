@@ -51,18 +51,21 @@ impl Contender {
         Ok(Self { name, address, process })
     }
 
-    pub fn tidegate(app: SocketAddr, folder: &Path, access_log: bool) -> Outcome<Self> {
+    /// `local`: it answers what is unchanged by itself, else it forwards everything.
+    pub fn tidegate(app: SocketAddr, folder: &Path, access_log: bool, local: bool) -> Outcome<Self> {
         let (address, admin) = (free()?, free()?);
         let log = if access_log { folder.join("tidegate.log").display().to_string() } else { "off".into() };
+        let mode = if local { "on --set fresh.start_doubt=0s --set fresh.answers_max=2GiB" } else { "off" };
         let settings = format!(
-            "run --listen {address} --app {app} --admin {admin} --profile dynalist --set app.seats={} --set log.access={log}",
+            "run --listen {address} --app {app} --admin {admin} --profile dynalist --set app.seats={} --set log.access={log} --set fresh.mode={mode}",
             load::CONNECTIONS
         );
         let arguments: Vec<String> = settings.split(' ').map(String::from).collect();
         Self::start("tidegate", address, Path::new(env!("CARGO_BIN_EXE_tidegate")), &arguments)
     }
 
-    pub fn nginx(app: SocketAddr, folder: &Path, access_log: bool) -> Outcome<Self> {
+    /// Without an app it returns the app's answer from its configuration.
+    pub fn nginx(app: Option<SocketAddr>, folder: &Path, access_log: bool) -> Outcome<Self> {
         let address = free()?;
         let folder = folder.display();
         let log = if access_log { format!("{folder}/nginx.log") } else { "off".into() };
@@ -74,23 +77,32 @@ impl Contender {
         for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
             writeln!(text, "  {kind}_temp_path {folder}/{kind};")?;
         }
-        write!(
-            text,
-            "  upstream app {{ server {app}; keepalive {connections}; keepalive_requests 1000000000; }}\n  \
+        match app {
+            None => write!(
+                text,
+                "  server {{\n    listen {address};\n    location / {{ default_type application/json; return 200 '{}'; }}\n  }}\n}}\n",
+                load::BODY
+            )?,
+            Some(app) => write!(
+                text,
+                "  upstream app {{ server {app}; keepalive {connections}; keepalive_requests 1000000000; }}\n  \
              server {{\n    listen {address};\n    location / {{\n      proxy_pass http://app; proxy_http_version 1.1;\n      \
              proxy_set_header Connection \"\"; proxy_set_header Host $http_host;\n      \
              proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;\n    }}\n  }}\n}}\n",
-            connections = load::CONNECTIONS
-        )?;
+                connections = load::CONNECTIONS
+            )?,
+        }
         let file = format!("{folder}/nginx.conf");
         fs::write(&file, text)?;
         let arguments = ["-e", "stderr", "-p", &folder.to_string(), "-c", &file].map(String::from);
         Self::start("nginx", address, Path::new("nginx"), &arguments)
     }
 
-    pub fn bare(app: SocketAddr) -> Outcome<Self> {
+    /// Without an app it answers from memory.
+    pub fn bare(app: Option<SocketAddr>) -> Outcome<Self> {
         let address = free()?;
-        let arguments = [bare::FLAG.to_string(), address.to_string(), app.to_string()];
+        let mut arguments = vec![bare::FLAG.to_string(), address.to_string()];
+        arguments.extend(app.map(|app| app.to_string()));
         Self::start("bare hyper", address, &std::env::current_exe()?, &arguments)
     }
 

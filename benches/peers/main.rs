@@ -2,12 +2,18 @@
 //!
 //!     cargo bench --bench peers                                     # about 90 s; needs nginx and taskset
 //!     cargo bench --bench peers -- --rounds 9 --seconds 3 --access-log
+//!     cargo bench --bench peers -- local                            # answered without the app
+//!     cargo bench --bench peers -- local --entries 1000000 --app-stopped
 //!
 //! The work is the most frequent request of a sync service: a poll of an unchanged document, a JSON POST of about 110 bytes answered
 //! with about 140, over 64 keep-alive connections, each another client and document. Every proxy has one worker and core 1 to itself;
 //! the app and the clients share core 0 and cost less than any proxy, so that the proxies are what is saturated. tidegate reads the
 //! bodies (profile `dynalist`, gate in force, shipped defaults); nginx and the bare proxy do not. Access logs are off for all, or,
 //! with `--access-log`, written to a file by tidegate and nginx.
+//!
+//! With `local`, nobody asks the app: tidegate replays what it has stored (mode `on`), nginx returns the same body from its configuration, and a bare
+//! hyper server from memory. `--entries` is over how many documents the polls go, each stored first; `--app-stopped` stops the app before.
+//! Without `local`, tidegate's mode is `off`: it forwards.
 //!
 //! What counts is the ratio of two contenders in one round: single figures depend on the machine and on its day.
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
@@ -33,10 +39,17 @@ struct Turn {
     p99: f64,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+#[derive(Clone, Copy)]
 struct Plan {
     rounds: usize,
     seconds: f64,
     access_log: bool,
+    /// Answered without the app.
+    local: bool,
+    /// Over how many documents the polls go.
+    entries: usize,
+    app_stopped: bool,
     /// Run as a test: once, briefly, only to see that it works.
     smoke: bool,
 }
@@ -50,6 +63,9 @@ impl Plan {
             rounds: value("--rounds").map_or(Ok(if smoke { 1 } else { 7 }), |text| text.parse())?,
             seconds: value("--seconds").map_or(Ok(if smoke { 0.2 } else { 3.0 }), |text| text.parse())?,
             access_log: arguments.iter().any(|argument| argument == "--access-log"),
+            local: arguments.iter().any(|argument| argument == "local"),
+            entries: value("--entries").map_or(Ok(load::CONNECTIONS), |text| text.parse())?,
+            app_stopped: arguments.iter().any(|argument| argument == "--app-stopped"),
             smoke,
         })
     }
@@ -65,7 +81,12 @@ fn main() -> ExitCode {
         let tasks = LocalSet::new();
         match arguments.iter().position(|argument| argument == bare::FLAG) {
             Some(place) => tasks.block_on(&runtime, bare::run(&arguments[place + 1..])),
-            None => tasks.block_on(&runtime, compare(&Plan::from_arguments()?)),
+            None => tasks.block_on(&runtime, async {
+                let plan = Plan::from_arguments()?;
+                compare(&plan).await?;
+                // As a test, both.
+                if plan.smoke { compare(&Plan { local: true, ..plan }).await } else { Ok(()) }
+            }),
         }
     });
     match done {
@@ -88,13 +109,14 @@ async fn compare(plan: &Plan) -> Outcome<()> {
     contender::pin_this_process()?;
     let app = TcpListener::bind("127.0.0.1:0").await?;
     let upstream = app.local_addr()?;
-    tokio::task::spawn_local(load::serve(app));
+    let app = tokio::task::spawn_local(load::serve(app));
 
     let folder = tempfile::tempdir()?;
+    let nginx = if plan.local { None } else { Some(upstream) };
     let mut contenders = vec![
-        Contender::tidegate(upstream, folder.path(), plan.access_log)?,
-        Contender::nginx(upstream, folder.path(), plan.access_log)?,
-        Contender::bare(upstream)?,
+        Contender::tidegate(upstream, folder.path(), plan.access_log, plan.local)?,
+        Contender::nginx(nginx, folder.path(), plan.access_log)?,
+        Contender::bare(nginx)?,
     ];
     if env::var_os("WITHOUT_TIDEGATE").is_some() {
         contenders.remove(0);
@@ -102,13 +124,22 @@ async fn compare(plan: &Plan) -> Outcome<()> {
     for contender in &mut contenders {
         contender.wait_until_it_answers().await?;
     }
+    if plan.local
+        && let Some(tidegate) = contenders.iter().find(|contender| contender.name == "tidegate")
+    {
+        let mut crowd = load::Crowd::connect(tidegate.address, plan.entries).await?;
+        crowd.ask_once().await?;
+        if plan.app_stopped {
+            app.abort();
+        }
+    }
 
     let mut turns: Vec<Vec<Turn>> = contenders.iter().map(|_| Vec::new()).collect();
     for round in 0..plan.rounds {
         for place in 0..contenders.len() {
             // Another one begins in each round, so that none always follows the same neighbour.
             let place = (place + round) % contenders.len();
-            turns[place].push(measure(&contenders[place], plan.seconds).await?);
+            turns[place].push(measure(&contenders[place], plan).await?);
         }
     }
     if plan.smoke {
@@ -119,8 +150,9 @@ async fn compare(plan: &Plan) -> Outcome<()> {
     Ok(())
 }
 
-async fn measure(contender: &Contender, seconds: f64) -> Outcome<Turn> {
-    let mut crowd = load::Crowd::connect(contender.address).await?;
+async fn measure(contender: &Contender, plan: &Plan) -> Outcome<Turn> {
+    let seconds = plan.seconds;
+    let mut crowd = load::Crowd::connect(contender.address, plan.entries).await?;
     let warm_up = Duration::from_secs_f64(seconds / 6.0);
     crowd.run(warm_up).await?;
     let before = contender.processor_time()?;
@@ -140,7 +172,11 @@ async fn measure(contender: &Contender, seconds: f64) -> Outcome<Turn> {
 
 fn print(contenders: &[Contender], turns: &[Vec<Turn>], plan: &Plan) {
     let log = if plan.access_log { "written to a file (but for the bare proxy)" } else { "off" };
-    println!("{} rounds of {} s, {} connections, access logs {log}", plan.rounds, plan.seconds, load::CONNECTIONS);
+    let what = if plan.local { "answered locally" } else { "proxied" };
+    println!("{what}: {} rounds of {} s, {} connections, access logs {log}", plan.rounds, plan.seconds, load::CONNECTIONS);
+    if plan.local {
+        println!("{} documents, the app {}", plan.entries, if plan.app_stopped { "stopped" } else { "running" });
+    }
     println!("{:<12}{:>34}{:>14}{:>10}{:>10}", "", "processor us per request (range)", "requests/s", "p50 ms", "p99 ms");
     for (contender, turns) in contenders.iter().zip(turns) {
         let all = |value: fn(&Turn) -> f64| -> Vec<f64> { turns.iter().map(value).collect() };

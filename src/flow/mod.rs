@@ -167,7 +167,7 @@ impl Flow {
         let gate = &settings.gate;
         report.routes(&plan.routes);
         Arc::new(Self {
-            fresh: Fresh::new(settings, doubts, Box::new(report.clone())),
+            fresh: Fresh::new(settings, &plan.profile, doubts, Box::new(report.clone())),
             gate: Gate::new(settings, moved),
             documents,
             origin: Origin::new(&settings.app, settings.listen.body_rate_min, tasks.clone(), drain.clone()),
@@ -249,9 +249,10 @@ impl Flow {
         let arrived = self.accept(head, body, under)?;
         let (asked, intent) = self.classify(arrived, under).await?;
         match self.fresh(asked, intent, under)? {
-            Standing::Alone(asked, intent) => self.alone(asked, intent, under).await,
-            Standing::Leads(lead, asked, intent) => self.lead(lead, asked, intent, under).await,
-            Standing::Shares(member, shared, asked, intent) => self.share(member, shared, asked, intent, under).await,
+            // Boxed: what is answered here need not carry the rest of the path along, whose futures are large.
+            Standing::Alone(asked, intent) => Box::pin(self.alone(asked, intent, under)).await,
+            Standing::Leads(lead, asked, intent) => Box::pin(self.lead(lead, asked, intent, under)).await,
+            Standing::Shares(member, shared, asked, intent) => Box::pin(self.share(member, shared, asked, intent, under)).await,
         }
     }
 
@@ -342,14 +343,14 @@ impl Flow {
                 None
             }
         };
-        let whose = Whose {
+        let of = Whose {
             profile: Arc::clone(&plan.profile),
             route: reading.route,
             credential: self.fresh.credential(reading, head),
             is_head: head.method == Method::HEAD,
             is_stream: reading.stream.is_some(),
         };
-        (Stake::new(Arc::clone(&self.fresh), whose, member, write, poll.clone()), poll)
+        (Stake::new(Arc::clone(&self.fresh), of, member, write, poll.clone()), poll)
     }
 
     /// A seat, or a refusal that says when to come back.

@@ -54,7 +54,7 @@ pub(super) enum Standing {
 
 /// What a lead met.
 enum Met {
-    Answer(Answer),
+    Answer(Box<Answer>),
     Local(Local),
     Refused(Box<gate::Refused>),
     Failed(CallError),
@@ -158,7 +158,7 @@ impl Flow {
         intent: Intent,
         under: &Under<'_>,
     ) -> Result<Answered, Box<Answered>> {
-        let until = self.patience(&asked, under);
+        let until = patience(&asked, under);
         let held = !lead.has_turn();
         asked.stake.lead(lead.clone());
         let call = Call { flow: Arc::clone(self), plan: Arc::clone(under.plan), tracked: Arc::clone(under.tracked), lead: lead.clone() };
@@ -166,7 +166,8 @@ impl Flow {
         // Who waits for another's answer first has one time-out for all of it, from its own arrival (rule 11).
         let met = if held { timeout_at(until, leading).await.unwrap_or(Met::Failed(late())) } else { leading.await };
         match met {
-            Met::Answer(Answer { head, body, whole }) => {
+            Met::Answer(answer) => {
+                let Answer { head, body, whole } = *answer;
                 Ok(Answered { response: Response::from_parts(head, body), outcome: Outcome::Forwarded, whole })
             }
             Met::Local(local) => Err(self.local(local, None, under)),
@@ -174,12 +175,6 @@ impl Flow {
             Met::Failed(error) => Err(call_failed(error, under)),
             Met::Nobody => Err(call_failed(CallError::App(FailureKind::Internal), under)),
         }
-    }
-
-    /// When somebody who waits for another's answer has waited for long enough.
-    fn patience(&self, asked: &Asked, under: &Under<'_>) -> Instant {
-        let head_timeout: Duration = under.plan.settings.of(asked.class).head_timeout;
-        clock::instant(under.tracked.note(|exchange| exchange.arrived) + head_timeout)
     }
 
     /// Waits for what another one meets.
@@ -191,7 +186,7 @@ impl Flow {
         intent: Intent,
         under: &Under<'_>,
     ) -> Result<Answered, Box<Answered>> {
-        let until = self.patience(&asked, under);
+        let until = patience(&asked, under);
         let Ok(delivered) = timeout_at(until, member.answer()).await else { return Err(call_failed(late(), under)) };
         let end = if shared == Shared::Joined { PollEnd::Joined } else { PollEnd::Shared };
         match delivered {
@@ -250,7 +245,7 @@ impl Call {
         }
         let watch = Arc::clone(tracked) as Arc<dyn origin::Watch>;
         match flow.origin.call(job(asked, permit, watch, plan)).await {
-            Ok(answer) => Met::Answer(answer),
+            Ok(answer) => Met::Answer(Box::new(answer)),
             Err(error) => {
                 match error {
                     // The call goes on: whoever shares it waits on, each for as long as its own time-out.
@@ -307,6 +302,12 @@ fn answered_by(exchange: &mut Exchange, end: PollEnd) {
     if let Some(poll) = &mut exchange.poll {
         poll.end = end;
     }
+}
+
+/// When somebody who waits for another's answer has waited for long enough.
+fn patience(asked: &Asked, under: &Under<'_>) -> Instant {
+    let head_timeout: Duration = under.plan.settings.of(asked.class).head_timeout;
+    clock::instant(under.tracked.note(|exchange| exchange.arrived) + head_timeout)
 }
 
 fn late() -> CallError {

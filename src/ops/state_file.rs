@@ -73,7 +73,7 @@ fn decode(text: &[u8]) -> Result<Value, String> {
 fn doubts_section(doubts: &Doubts) -> Value {
     let left = |span: Duration| u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let documents: Vec<(u64, u64)> = doubts.doubts.iter().map(|(key, span)| (key.0, left(*span))).collect();
-    json!({ "secret": doubts.secret, "documents_ms": documents })
+    json!({ "secret": doubts.secret, "names": doubts.names, "documents_ms": documents })
 }
 
 /// The documents in doubt; `None` where anything of it cannot be understood, for half of them would be worse than none.
@@ -82,11 +82,12 @@ fn doubts_of(section: Value) -> Option<Doubts> {
     #[serde(deny_unknown_fields)]
     struct Section {
         secret: [u64; 2],
+        names: u64,
         documents_ms: Vec<(u64, u64)>,
     }
-    let Section { secret, documents_ms } = serde_json::from_value(section).ok()?;
+    let Section { secret, names, documents_ms } = serde_json::from_value(section).ok()?;
     let doubts = documents_ms.into_iter().map(|(key, left)| (Key(key), Duration::from_millis(left))).collect();
-    Some(Doubts { secret, doubts })
+    Some(Doubts { secret, names, doubts })
 }
 
 /// The file `[state] file`.
@@ -349,6 +350,7 @@ mod tests {
 
     fn doubts() -> Doubts {
         Doubts {
+            names: 7,
             secret: [u64::MAX, 1 << 60],
             doubts: vec![(Key(u64::MAX - 1), Duration::from_micros(1500)), (Key(3), Duration::from_hours(1))],
         }

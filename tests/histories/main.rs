@@ -61,7 +61,7 @@ fn bounds(random: &mut fastrand::Rng, fault: Fault) -> Bounds {
     let settle = random.u64(0..4);
     let base = Bounds {
         settle,
-        doubt: random.u64(1..8),
+        doubt: if random.u8(0..4) == 0 { 25 } else { random.u64(1..8) },
         age_max: random.u64(10..60),
         lag: if random.bool() { settle } else { 0 },
         members_max: random.usize(0..5),

@@ -30,8 +30,9 @@ impl World {
         if write.era < self.scenario.reloads { kind.named_before } else { kind.named }
     }
 
-    /// Rule 1. After a reload every document has another key.
+    /// Rule 1. After a reload every document has another key: that of the other one.
     pub fn keys(&self, documents: u8, era: u8) -> Keys {
+        const { assert!(DOCUMENTS == 2) };
         let swapped = self.scenario.reloads > 0 && era % 2 == 1;
         let documents = if swapped { (documents & 1) << 1 | documents >> 1 } else { documents };
         Keys { documents, all: false }

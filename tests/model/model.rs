@@ -13,7 +13,7 @@ use crate::{
     mutations::Weakened,
     promises::Promise,
     scenarios::Scenario,
-    state::{DOCUMENTS, Effects, FOREVER, State, Ticks},
+    state::{Effects, FOREVER, State, Ticks},
 };
 
 /// Where the rules are tried.
@@ -111,7 +111,6 @@ impl Step {
 /// In the notation of the text: b0 = write 0 begins, q = a poll is sent, v1 = the app shows one write, d = delivered, t = tick ...
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |effects: Effects| effects.0.count_ones();
         match self {
             Self::Queue(write, _) => write!(f, "queue{write}"),
             Self::Begin(write, _) => write!(f, "b{write}"),
@@ -129,7 +128,7 @@ impl fmt::Display for Step {
             Self::Unsent(write) => write!(f, "unsent{write}"),
             Self::Retry(write, _) => write!(f, "retry{write}"),
             Self::Ask(_) => write!(f, "q"),
-            Self::Show(_, _, shows) => write!(f, "v{}", shown(*shows)),
+            Self::Show(_, _, effects) => write!(f, "v{}", effects.0.count_ones()),
             Self::Deliver(_) => write!(f, "d"),
             Self::Replay(_) => write!(f, "REPLAY"),
             Self::Join(_) => write!(f, "join"),
@@ -187,7 +186,7 @@ impl World {
 
     fn apply(&self, state: &mut State, step: Step) {
         match step {
-            Step::Queue(write, kind) => self.queue(state, write.into(), kind),
+            Step::Queue(write, kind) => Self::queue(state, write.into(), kind),
             Step::Begin(write, kind) => self.send(state, write.into(), kind),
             Step::BeginOld(write, kind) => Self::send_old(state, write.into(), kind),
             Step::Count(write) => self.count(state, write.into()),
@@ -249,7 +248,6 @@ impl Model for World {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        assert!(DOCUMENTS == 2, "keys of a later profile are swapped");
         vec![State::default()]
     }
 

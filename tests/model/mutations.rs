@@ -12,7 +12,7 @@ macro_rules! mutations {
         /// A rule that is left out, or taken wrongly.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Weakened {
-            $(#[doc = $rule] $name,)*
+            $($name,)*
         }
 
         impl Weakened {

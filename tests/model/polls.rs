@@ -23,7 +23,7 @@ impl World {
             let Some(waiting) = waiting else { continue };
             if self.replays(state, waiting.question.into(), waiting.era) {
                 steps.push(Step::ReplayWaiting(index));
-            } else if self.may_ask(state) && !self.runs(state, waiting.question, waiting.era) {
+            } else if self.may_ask(state) && !Self::runs(state, waiting.question, waiting.era) {
                 steps.push(Step::AskWaiting(index));
             }
             if self.scenario.leave {
@@ -39,7 +39,7 @@ impl World {
         let index = usize::from(question);
         let replays = self.replays(state, index, state.era);
         let waited_for = state.waiting.iter().flatten().any(|waiting| waiting.question == question && waiting.era == state.era);
-        let busy = self.runs(state, question, state.era) || waited_for;
+        let busy = Self::runs(state, question, state.era) || waited_for;
         if replays {
             steps.push(Step::Replay(question));
         }
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// An identical poll is at the app. The profile's generation is part of the question (rule 17).
-    fn runs(&self, state: &State, question: u8, era: u8) -> bool {
+    fn runs(state: &State, question: u8, era: u8) -> bool {
         let same = |poll: &&Poll| poll.question == question && poll.era == era && poll.expected.is_none();
         state.polls.iter().flatten().any(|poll| same(&poll))
     }

@@ -116,6 +116,7 @@ pub enum Call {
 
 /// One attempt to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each of them is true or false by itself")]
 pub struct Write {
     pub call: Call,
     /// Which of the scenario's kinds.
@@ -265,7 +266,9 @@ struct Bytes {
 
 impl Hasher for Bytes {
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u8(*byte));
+        for byte in bytes {
+            self.write_u8(*byte);
+        }
     }
 
     fn write_u8(&mut self, byte: u8) {
@@ -278,7 +281,7 @@ impl Hasher for Bytes {
     }
 
     fn write_isize(&mut self, number: isize) {
-        self.write_u8(number as u8);
+        self.write_usize(number.unsigned_abs());
     }
 
     fn finish(&self) -> u64 {

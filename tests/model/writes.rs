@@ -94,7 +94,7 @@ impl World {
         by_answer && !self.weakened(W::NoticeAfterAnswer)
     }
 
-    pub fn queue(&self, state: &mut State, index: usize, kind: u8) {
+    pub fn queue(state: &mut State, index: usize, kind: u8) {
         state.writes[index] = Write { call: Call::Queued, kind, era: state.era, ..Write::default() };
     }
 

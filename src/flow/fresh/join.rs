@@ -339,6 +339,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
+    #[expect(clippy::struct_excessive_bools, reason = "what happened to it, one fact each")]
     struct Lead {
         question: Question,
         ticket: Ticket,

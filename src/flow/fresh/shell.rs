@@ -1,6 +1,6 @@
 //! The stage as requests meet it: the ledger, the answers and those who ask, with what is in force of `[fresh]`.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, hash::Hasher, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{
@@ -8,6 +8,8 @@ use http::{
     header::{AUTHORIZATION, COOKIE},
     request::Parts,
 };
+
+use siphasher::sip::SipHasher13;
 
 use super::{
     Again, Delivered, NoPoll, Poll, Tell, Why,
@@ -34,6 +36,8 @@ pub use super::ledger::generation::shell::{Generation, Member};
 pub struct Doubts {
     /// The secret of the keys.
     pub secret: [u64; 2],
+    /// How documents are named: other profiles, and other versions, name them otherwise.
+    pub names: u64,
     /// Each key, and for how long after the start it is in doubt.
     pub doubts: Vec<(Key, Duration)>,
 }
@@ -92,18 +96,16 @@ pub struct Local {
 impl Fresh {
     /// Nothing is known. Everything is in doubt for `start_doubt`, unless the last process stopped cleanly and said what is.
     #[must_use]
-    pub fn new(settings: &Settings, doubts: Option<Doubts>, tell: Box<dyn Tell>) -> Arc<Self> {
+    pub fn new(settings: &Settings, profile: &Profile, doubts: Option<Doubts>, tell: Box<dyn Tell>) -> Arc<Self> {
         let bounds = &settings.fresh;
         let now = clock::now();
-        let (secret, ledger) = match doubts {
-            Some(Doubts { secret, doubts }) => {
-                let doubts: Vec<_> = doubts.into_iter().map(|(key, left)| (key, now + left)).collect();
-                (secret, Ledger::with_doubts(bounds.documents_max, &doubts))
-            }
-            None => {
-                let secret = [fastrand::u64(..), fastrand::u64(..)];
-                (secret, Ledger::new(bounds.documents_max, now + bounds.start_doubt + bounds.settle))
-            }
+        let (secret, ledger) = if let Some(Doubts { secret, doubts, .. }) = doubts.filter(|doubts| doubts.names == names(settings, profile))
+        {
+            let doubts: Vec<_> = doubts.into_iter().map(|(key, left)| (key, now + left)).collect();
+            (secret, Ledger::with_doubts(bounds.documents_max, &doubts))
+        } else {
+            let quiet_from = now + bounds.start_doubt + bounds.settle;
+            ([fastrand::u64(..), fastrand::u64(..)], Ledger::new(bounds.documents_max, quiet_from))
         };
         Arc::new(Self {
             ledger: Arc::new(ledger),
@@ -126,6 +128,8 @@ impl Fresh {
     /// A profile of another meaning takes over (rule 17): before it reads its first request. `exempt`: routes that are read alike by both.
     pub fn retire(&self, old: &Generation, exempt: impl Fn(RouteId) -> bool) {
         old.retire(exempt, &self.ledger);
+        // What was lost before is in doubt under the old names, or under none if the old profile did not know it for a write.
+        self.ledger.doubt_everything(self.quiet_from(false));
         self.answers.clear();
     }
 
@@ -145,9 +149,9 @@ impl Fresh {
 
     /// The documents in doubt, if nothing else is in doubt, for the next start.
     #[must_use]
-    pub fn doubts(&self) -> Option<Doubts> {
+    pub fn doubts(&self, settings: &Settings, profile: &Profile) -> Option<Doubts> {
         let doubts = self.ledger.doubts(clock::now())?;
-        Some(Doubts { secret: self.keys.secret(), doubts })
+        Some(Doubts { secret: self.keys.secret(), names: names(settings, profile), doubts })
     }
 
     /// A poll as a question.
@@ -281,4 +285,13 @@ impl Fresh {
         self.ledger.notice(touched, self.quiet_from(true), cause);
         self.tell.invalidated(cause, touched.all);
     }
+}
+
+/// How documents are named by this profile, cut to this depth, by this version.
+fn names(settings: &Settings, profile: &Profile) -> u64 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
+    hasher.write_u64(settings.fresh.depth_max as u64);
+    hasher.write_u64(profile.meaning_up_to(RouteId::UNMATCHED));
+    hasher.finish()
 }

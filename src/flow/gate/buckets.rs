@@ -572,6 +572,9 @@ mod tests {
         }
         // When the others are full again, their places are free.
         assert_eq!(drain(&buckets, 0, 99_999, Moment(1000 * SECOND)), 10);
+        for key in 100_000..100_100 {
+            drain(&buckets, 0, key, Moment(1000 * SECOND));
+        }
         assert!(buckets.len() < KEYS);
         // A token of the shared bucket comes back to it.
         let tiny = super::tests::buckets(0, &[Some(rate(0.1, 2))]);

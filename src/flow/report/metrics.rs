@@ -228,9 +228,9 @@ impl Metrics {
         for rule in &exchange.shadows {
             handles.of(exchange.class).shadow_refusals[rule.index()].inc();
         }
-        let account = handles.of(exchange.account.or(exchange.class));
-        if let Some(app) = exchange.app {
-            account.app_seconds.inc_by(app.as_secs_f64());
+        let told = DatabaseTime { time: exchange.database, queries: exchange.queries };
+        self.charge(exchange.account.or(exchange.class), exchange.app.unwrap_or_default(), &told);
+        if exchange.app.is_some() {
             if exchange.effect == Effect::Write {
                 let by = if exchange.everything { Invalidation::Everything } else { Invalidation::Write };
                 handles.invalidations[by as usize].inc();
@@ -239,21 +239,15 @@ impl Metrics {
                 self.families.everything_writes.with_label_values(&[&*exchange.route]).inc();
             }
         }
-        if let Some(database) = exchange.database {
-            account.database_seconds.inc_by(database.as_secs_f64());
-        }
-        if let Some(queries) = exchange.queries {
-            account.database_queries.inc_by(queries);
-        }
         if exchange.account.is_some() && exchange.account != exchange.class {
             handles.of(exchange.class).moved.inc();
         }
     }
 
-    /// The app worked on a question of our own.
-    pub fn background(&self, account: Class, app: Duration, told: &DatabaseTime) {
+    /// The app worked on a request, or on a question of our own.
+    pub fn charge(&self, account: Option<Class>, app: Duration, told: &DatabaseTime) {
         let handles = self.handles.load();
-        let account = handles.of(Some(account));
+        let account = handles.of(account);
         account.app_seconds.inc_by(app.as_secs_f64());
         account.database_seconds.inc_by(told.time.unwrap_or_default().as_secs_f64());
         account.database_queries.inc_by(told.queries.unwrap_or(0));

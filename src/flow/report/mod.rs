@@ -175,7 +175,7 @@ impl Report {
 
     /// The app worked on a question of our own, charged to this account.
     pub fn background(&self, account: Class, app: Duration, told: &DatabaseTime) {
-        self.shared.metrics.background(account, app, told);
+        self.shared.metrics.charge(Some(account), app, told);
     }
 
     /// A difference that no write explains, beside [`Report::asked_again`]: an event with both digests, and a metric.

@@ -16,7 +16,7 @@ use super::{Arrived, Chair, Ended, Ticket};
 pub use super::{Running, View};
 use crate::flow::fresh::question::Question;
 
-/// How many locks the questions are spread over; a power of two.
+/// How many locks the questions are spread over.
 const STRIPES: usize = 64;
 
 /// The questions of one lock.
@@ -107,7 +107,6 @@ impl<D> Joins<D> {
     }
 
     fn stripe(&self, question: Question) -> &Mutex<Stripe<D>> {
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits choose")]
         let low = question.0 as usize;
         &self.stripes[low % STRIPES]
     }
@@ -138,6 +137,7 @@ impl<D> Joins<D> {
 
     /// A question is to be asked again in the background (rule 19): `None` if somebody runs or waits for it already. Such a lead has no
     /// client and has its turn; until it is sent nobody shares it.
+    #[must_use]
     pub fn refresh(self: &Arc<Self>, question: Question) -> Option<Lead<D>> {
         let bell = Arc::new(Bell { turn: AtomicBool::new(true), ..Bell::default() });
         let ticket = self.stripe(question).lock().refresh(question, Arc::clone(&bell))?;
@@ -200,9 +200,14 @@ impl<D: Clone + Send> Lead<D> {
 
     /// What it met goes to all members, and the next lead has its turn. Only the first delivery counts.
     pub fn deliver(&self, met: D) {
-        for member in self.0.end() {
-            // One that just left needs nothing.
+        let mut members = self.0.end();
+        let last = members.pop();
+        // One that just left needs nothing.
+        for member in members {
             let _ = member.send(met.clone());
+        }
+        if let Some(last) = last {
+            let _ = last.send(met);
         }
     }
 

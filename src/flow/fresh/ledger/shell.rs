@@ -170,6 +170,13 @@ impl Ledger {
         unchanged(s, root, reads.keys.iter().map(|key| self.shard(*key).look(*key).0))
     }
 
+    /// Documents have other names from now on: what may be in doubt under old ones is so under all of the new ones.
+    pub fn doubt_everything(&self, quiet_from: Moment) {
+        let packed = pack(quiet_from, Quiet::Doubt);
+        self.root.pass(packed, Cause::RELOADED.0);
+        self.root.notice_all(packed, Cause::RELOADED.0);
+    }
+
     /// What is known of these documents, for operators. Of `all`, see [`view`](Self::view).
     #[must_use]
     pub fn look(&self, touched: &Touched) -> Vec<(Key, Looked)> {

@@ -26,6 +26,7 @@ use crate::{
 const CHANGED: HeaderName = HeaderName::from_static("tidegate-changed");
 
 /// What hangs on a call. However the call ends, this ends with it: if nobody said how, as unknown.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and they change apart")]
 pub struct Stake {
     fresh: Arc<Fresh>,
     profile: Arc<Profile>,
@@ -424,6 +425,8 @@ impl Stake {
         let may = replay::may_keep(&Method::GET, &HeaderMap::new(), head, rules, is_noise);
         if let Some((stored, why)) = asking.against.take()
             && asking.kept != Err(NotKept::OnlyIf)
+            // Else its documents have other names by now, under which it would be seen what was written meanwhile.
+            && self.member.is_current()
         {
             self.judge(&asking.poll, &stored, why, head.status, judge::digest(head, body, rules));
         }

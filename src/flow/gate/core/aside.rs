@@ -101,12 +101,12 @@ mod tests {
     #[test]
     fn a_question_of_our_own_leaves_every_reserve_free() {
         let mut core = core(settings(8));
-        let mut got = 0;
+        let mut got = 0_u64;
         while core.spare(intent(NOOP, 1000 + got), at(0.0), &mut Vec::new()).is_some() {
             got += 1;
         }
         let reserves: usize = core.view(at(0.0)).classes.iter().map(|class| class.reserve).sum();
-        assert_eq!(got as usize, 8 - reserves);
+        assert_eq!(got, 8 - reserves as u64);
         assert!(matches!(enter(&mut core, SYNC, 1), Entered::Seat(..)));
     }
 
