@@ -35,6 +35,7 @@ import urllib.parse
 TEXTS = ("time", "id", "client", "method", "path", "route", "class", "effect", "outcome")
 NUMBERS = ("status", "wait_ms", "total_ms", "bytes_in", "bytes_out")
 MAYBE_NUMBERS = ("app_ms", "db_ms")
+OWN = ("fresh", "joined")  # outcomes of polls that were not put to the app themselves, and so waited for no seat
 LEFT = ("gone",)  # outcomes of a client that left first, maybe before there was a status
 ROW_KEYS = {"method", "path", "route", "class", "effect", "documents", "when", "status", "outcome", "times", "asked", "optional"}
 COMPARED = ("route", "class", "effect")
@@ -133,7 +134,8 @@ def malformed(line):
     if not isinstance(line, dict):
         return ["not a JSON object"]
     found = [f"{field} is not a text" for field in TEXTS if not isinstance(line.get(field), str) or not line[field]]
-    may_be_null = (*MAYBE_NUMBERS, "status") if line.get("outcome") in LEFT else MAYBE_NUMBERS
+    missing = {"status": LEFT, "wait_ms": OWN}
+    may_be_null = (*MAYBE_NUMBERS, *(field for field, outcomes in missing.items() if line.get("outcome") in outcomes))
     for field in NUMBERS + MAYBE_NUMBERS:
         value = line.get(field)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0

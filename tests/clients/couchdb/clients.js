@@ -139,6 +139,7 @@ async function nothingNew() {
     at(`the ${turn} sync without a change`);
     assert.strictEqual(await sync(laptop, 'alice'), 0);
     assert.strictEqual(await sync(phone, 'bob'), 0);
+    await assert.rejects(remote('alice').get('_local/nothing-of-the-kind'), { status: 404 });
   }
   at('synced');
 }
