@@ -39,6 +39,8 @@ struct Turn {
     p99: f64,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+#[derive(Clone, Copy)]
 struct Plan {
     rounds: usize,
     seconds: f64,

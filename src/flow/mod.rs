@@ -249,9 +249,10 @@ impl Flow {
         let arrived = self.accept(head, body, under)?;
         let (asked, intent) = self.classify(arrived, under).await?;
         match self.fresh(asked, intent, under)? {
-            Standing::Alone(asked, intent) => self.alone(asked, intent, under).await,
-            Standing::Leads(lead, asked, intent) => self.lead(lead, asked, intent, under).await,
-            Standing::Shares(member, shared, asked, intent) => self.share(member, shared, asked, intent, under).await,
+            // Boxed: what is answered here need not carry the rest of the path along, whose futures are large.
+            Standing::Alone(asked, intent) => Box::pin(self.alone(asked, intent, under)).await,
+            Standing::Leads(lead, asked, intent) => Box::pin(self.lead(lead, asked, intent, under)).await,
+            Standing::Shares(member, shared, asked, intent) => Box::pin(self.share(member, shared, asked, intent, under)).await,
         }
     }
 

@@ -3,12 +3,16 @@
 mod client;
 pub mod plan;
 pub mod wire;
+pub mod witness;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::client::{Client, World};
+use self::{
+    client::{Client, World},
+    witness::Witness,
+};
 use super::{scenario::Scenario, tally::Tally};
 use crate::clock::Moment;
 
@@ -26,7 +30,8 @@ impl Crowd {
     #[must_use]
     pub fn start(scenario: &Arc<Scenario>, address: SocketAddr, start: Moment) -> Self {
         let tally = Arc::new(Tally::default());
-        let world = Arc::new(World { scenario: Arc::clone(scenario), address, start, tally: Arc::clone(&tally) });
+        let witness = Witness::default();
+        let world = Arc::new(World { scenario: Arc::clone(scenario), address, start, tally: Arc::clone(&tally), witness });
         let crowd = Self { tally, tasks: TaskTracker::new(), stop: CancellationToken::new() };
         for member in plan::members(scenario) {
             crowd.tasks.spawn(crowd.stop.clone().run_until_cancelled_owned(Client::new(member, &world).live()));

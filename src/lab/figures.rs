@@ -6,8 +6,8 @@ use super::{
     kind::{Kind, PerKind},
     pace::Pace,
     scenario::Scenario,
-    service::Written,
-    tally::{Counted, Endings, Wish, percentile},
+    service::{Written, pool::PoolView},
+    tally::{Checked, Counted, Endings, PollsAnswered, Wish, percentile},
 };
 use crate::clock::Moment;
 
@@ -72,12 +72,24 @@ pub struct Writes {
 pub struct Figures {
     /// By kind.
     pub rows: PerKind<Row>,
-    /// Normal syncs answered within [`GOOD`], of those that were due while something was wrong.
+    /// Normal syncs answered within [`GOOD`], of those that were due while something was wrong with a service that ran.
     pub incident: Share,
     /// The same by phase.
     pub phases: Vec<Share>,
+    /// Polls of large documents answered before their client's time-out was over, counted from when they were due, in the incident.
+    pub large_polls: Share,
+    /// The same by phase.
+    pub large_polls_by_phase: Vec<Share>,
+    /// Polls of all documents that were due while the service was stopped and were answered before it ran again.
+    pub maintenance: Share,
+    /// Who answered the polls that were answered.
+    pub polls: PollsAnswered,
     /// For how long connections of the database were held, by kind.
     pub database: PerKind<Duration>,
+    /// How much of it for syncs that brought nothing and found nothing new.
+    pub unchanged: Duration,
+    /// What the clients found in the answers.
+    pub checked: Checked,
     /// What became of what was typed.
     pub writes: Writes,
 }
@@ -85,21 +97,62 @@ pub struct Figures {
 impl Figures {
     /// From the clients' record, the database and the pool's account (by the clock).
     #[must_use]
-    pub fn of(scenario: &Scenario, start: Moment, counted: &Counted, written: &Written, spent: &PerKind<Duration>) -> Self {
+    pub fn of(scenario: &Scenario, start: Moment, counted: &Counted, written: &Written, pool: &PoolView) -> Self {
         let rows = Kind::ALL.map(|kind| row(scenario.pace, kind, counted));
-        let mut incident = Share::default();
-        let mut phases = vec![Share::default(); scenario.phases.len()];
-        for wish in counted.wishes.iter().filter(|wish| wish.kind.is_normal()) {
-            // What is due at the very end may be noted after the last phase.
-            let Some((index, phase, _)) = scenario.phase_at(scenario.pace.incident(wish.due.since(start))) else { continue };
+        let mut figures = Self {
+            rows,
+            incident: Share::default(),
+            phases: vec![Share::default(); scenario.phases.len()],
+            large_polls: Share::default(),
+            large_polls_by_phase: vec![Share::default(); scenario.phases.len()],
+            maintenance: Share::default(),
+            polls: counted.polls,
+            database: pool.spent.map(|span| scenario.pace.incident(span)),
+            unchanged: scenario.pace.incident(pool.unchanged),
+            checked: counted.checked,
+            writes: writes(counted, &written.applied, written.arrived_twice),
+        };
+        for wish in &counted.wishes {
+            figures.count(scenario, start, wish);
+        }
+        figures
+    }
+
+    /// Counts a wish in the phase in which it was due.
+    fn count(&mut self, scenario: &Scenario, start: Moment, wish: &Wish) {
+        // What is due at the very end may be noted after the last phase.
+        let Some((index, phase, end)) = scenario.phase_at(scenario.pace.incident(wish.due.since(start))) else { return };
+        if wish.kind.is_normal() {
             let good = is_good(scenario.pace, wish);
-            phases[index].add(good);
-            if phase.faults.any() {
-                incident.add(good);
+            self.phases[index].add(good);
+            if phase.faults.is_sick() {
+                self.incident.add(good);
             }
         }
-        let database = spent.map(|span| scenario.pace.incident(span));
-        Self { rows, incident, phases, database, writes: writes(counted, &written.applied, written.arrived_twice) }
+        if wish.is_poll && wish.kind == Kind::Large {
+            let in_time = wish.took().is_some_and(|took| scenario.pace.incident(took) <= scenario.crowd.timeout);
+            self.large_polls_by_phase[index].add(in_time);
+            if phase.faults.is_sick() {
+                self.large_polls.add(in_time);
+            }
+        }
+        if wish.is_poll && phase.faults.stopped {
+            self.maintenance.add(wish.answered.is_some_and(|answered| scenario.pace.incident(answered.since(start)) < end));
+        }
+    }
+
+    /// The share of answered polls that needed no question of their own at the service.
+    #[must_use]
+    pub fn local(&self) -> Share {
+        let PollsAnswered { service, stored, shared } = self.polls;
+        Share { part: stored + shared, of: service + stored + shared }
+    }
+
+    /// Answers that should not have been given.
+    #[must_use]
+    pub fn wrong(&self) -> u64 {
+        let Checked { stale, backwards, foreign, .. } = self.checked;
+        stale + backwards + foreign
     }
 }
 
@@ -136,12 +189,17 @@ mod tests {
 
     fn counted(wishes: Vec<Wish>, acknowledged: &[&str]) -> Counted {
         let acknowledged = acknowledged.iter().map(|id| (*id).to_owned()).collect();
-        Counted { wishes, endings: Default::default(), acknowledged }
+        Counted { wishes, endings: Default::default(), acknowledged, checked: Checked::default(), polls: PollsAnswered::default() }
     }
 
     #[test]
     fn what_was_never_answered_is_slower_than_everything() {
-        let wish = |answered: Option<u64>| Wish { kind: Kind::Poll, due: Moment(0), answered: answered.map(|ms| Moment(ms * 1_000_000)) };
+        let wish = |answered: Option<u64>| Wish {
+            kind: Kind::Poll,
+            due: Moment(0),
+            is_poll: true,
+            answered: answered.map(|ms| Moment(ms * 1_000_000)),
+        };
         let row = row(Pace(10.0), Kind::Poll, &counted(vec![wish(Some(5)), wish(Some(101)), wish(None)], &[]));
         assert_eq!((row.good.part, row.answered.part, row.good.of), (1, 2, 3));
         assert_eq!((row.p50, row.p99), (Some(Duration::from_millis(1010)), None));
@@ -157,13 +215,28 @@ mod tests {
     #[test]
     fn only_what_was_due_while_something_was_wrong_belongs_to_the_incident() {
         let scenario = Scenario::shipped().expect("shipped");
-        let calm = Wish { kind: Kind::Poll, due: Moment(0), answered: None };
+        let calm = Wish { kind: Kind::Poll, due: Moment(0), is_poll: true, answered: None };
         let later = scenario.pace.clock(scenario.phases[0].lasts);
         let wrong = Wish { due: Moment(0) + later, ..calm };
         let large = Wish { kind: Kind::Large, ..wrong };
         let counted = counted(vec![calm, wrong, large], &[]);
-        let figures = Figures::of(&scenario, Moment(0), &counted, &Written::default(), &Default::default());
+        let figures = Figures::of(&scenario, Moment(0), &counted, &Written::default(), &PoolView::default());
         assert_eq!(figures.incident, Share { part: 0, of: 1 });
         assert_eq!((figures.phases[0].of, figures.phases[1].of), (1, 1));
+        assert_eq!((figures.large_polls, figures.large_polls_by_phase[1]), (Share { part: 0, of: 1 }, Share { part: 0, of: 1 }));
+    }
+
+    #[test]
+    fn a_poll_in_a_maintenance_window_counts_if_it_is_answered_before_the_service_runs_again() {
+        let scenario = Scenario::shipped().expect("shipped");
+        let index = scenario.phases.iter().position(|phase| phase.faults.stopped).expect("there is one");
+        let begin: Duration = scenario.phases[..index].iter().map(|phase| phase.lasts).sum();
+        let at = |offset| Moment(0) + scenario.pace.clock(begin + offset);
+        let due = at(scenario.phases[index].lasts - Duration::from_secs(1));
+        let wish = |after| Wish { kind: Kind::Poll, due, is_poll: true, answered: Some(due + scenario.pace.clock(after)) };
+        let written = Wish { is_poll: false, ..wish(Duration::ZERO) };
+        let counted = counted(vec![wish(Duration::from_millis(500)), wish(Duration::from_secs(2)), written], &[]);
+        let figures = Figures::of(&scenario, Moment(0), &counted, &Written::default(), &PoolView::default());
+        assert_eq!((figures.maintenance, figures.incident.of), (Share { part: 1, of: 2 }, 0));
     }
 }

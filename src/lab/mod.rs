@@ -159,7 +159,7 @@ impl Stage {
         let (bare, behind) = tokio::join!(bare.finish(patience), behind.finish(patience));
         let figures = async |service: &Service, tally: Arc<tally::Tally>| {
             let written = service.written().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>(Figures::of(&self.scenario, start, &tally.counted(), &written, &service.pool().spent))
+            Ok::<_, String>(Figures::of(&self.scenario, start, &tally.counted(), &written, &service.pool()))
         };
         Ok(Results { bare: figures(&self.bare, bare).await?, behind: figures(&self.behind, behind).await? })
     }

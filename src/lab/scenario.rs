@@ -59,12 +59,14 @@ impl ServicePlan {
 /// `[crowd]`: who they are and how they behave.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CrowdPlan {
-    /// Clients with a document of usual size open.
+    /// Devices with a document of usual size open.
     pub clients: u32,
     /// Clients of the public API.
     pub api_clients: u32,
-    /// Clients with a large document open.
+    /// Devices with a large document open.
     pub large_clients: u32,
+    /// The share of the documents that are open on two devices of their owner; the others are on one.
+    pub two_devices: f64,
     /// How often a client syncs.
     pub poll_interval: Duration,
     /// How often a client with a large document syncs.
@@ -107,7 +109,7 @@ pub struct Faults {
     pub table: TableState,
     /// Whether imports hang because the other service does not answer.
     pub imports_hang: bool,
-    /// Whether the service is stopped: it closes every connection without an answer.
+    /// Whether the service is stopped for maintenance: it takes no connections, and closes those that it has once they are idle.
     pub stopped: bool,
 }
 
@@ -115,7 +117,13 @@ impl Faults {
     /// Whether anything is wrong.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.table == TableState::Deoptimised || self.imports_hang || self.stopped
+        self.is_sick() || self.stopped
+    }
+
+    /// Whether it runs, with something wrong.
+    #[must_use]
+    pub fn is_sick(&self) -> bool {
+        !self.stopped && (self.table == TableState::Deoptimised || self.imports_hang)
     }
 }
 
@@ -236,6 +244,7 @@ fn crowd(table: &Table<'_>) -> Option<CrowdPlan> {
     let clients = count(table, "clients", 1..=5000);
     let api_clients = count(table, "api_clients", 0..=5000);
     let large_clients = count(table, "large_clients", 0..=5000);
+    let two_devices = share(table, "two_devices");
     let poll_interval = required(table, "poll_interval", positive);
     let large_poll_interval = required(table, "large_poll_interval", positive);
     let writes = share(table, "writes");
@@ -249,6 +258,7 @@ fn crowd(table: &Table<'_>) -> Option<CrowdPlan> {
         clients: clients?,
         api_clients: api_clients?,
         large_clients: large_clients?,
+        two_devices: two_devices?,
         poll_interval: poll_interval?,
         large_poll_interval: large_poll_interval?,
         writes: writes?,

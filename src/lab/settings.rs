@@ -37,6 +37,16 @@ pub fn settings(scenario: &Scenario, app: SocketAddr) -> String {
         ("zombie_ttl", Some(zombie_ttl)),
     ];
     table("app", &format!("servers = [\"{app}\"]\nseats = {seats}"), &times);
+    let fresh = &default.fresh;
+    let times = [
+        ("age_max", Some(fresh.age_max)),
+        ("age_max_down", Some(fresh.age_max_down)),
+        ("refresh_after", Some(fresh.refresh_after)),
+        ("doubt", Some(fresh.doubt)),
+        ("settle", Some(fresh.settle)),
+    ];
+    // The service starts with tidegate: nothing can have been on its way to it before.
+    table("fresh", "mode = \"on\"\nstart_doubt = \"0s\"", &times);
     table("gate", "", &[("linger", Some(default.gate.linger)), ("long_cost", Some(default.gate.long_cost))]);
     for (class, name) in default.classes.iter() {
         let class = default.of(class);
@@ -53,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{self, Surroundings},
+        config::{self, Surroundings, settings::FreshMode},
         written::{Mistakes, Source, render},
     };
 
@@ -73,6 +83,8 @@ mod tests {
         let found = loaded.unwrap_or_else(|| panic!("{}", render(&mistakes.into_list()))).settings;
         let default = Settings::defaults();
         assert_eq!(found.app.seats, scenario.service.connections);
+        assert_eq!((found.fresh.mode, found.fresh.start_doubt), (FreshMode::On, Duration::ZERO));
+        assert_eq!((found.fresh.doubt * 10, found.fresh.refresh_after * 10), (default.fresh.doubt, default.fresh.refresh_after));
         assert_eq!(found.gate.long_cost * 10, default.gate.long_cost);
         for (class, name) in default.classes.iter() {
             let (mut found, default) = (found.of(class).clone(), default.of(class).clone());

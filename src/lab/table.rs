@@ -11,6 +11,18 @@ use super::{
 /// The share of normal syncs that tidegate is to answer in good time during an incident, in percent.
 const GOAL: f64 = 98.0;
 
+/// The shares that answering unchanged syncs itself is to reach, in percent.
+pub mod goals {
+    /// Of the database seconds that go into no-op syncs: saved.
+    pub const SAVED: f64 = 60.0;
+    /// Of the large polls in the surge: answered within the client's time-out.
+    pub const LARGE_POLLS: f64 = 85.0;
+    /// The same with the imports beside it.
+    pub const LARGE_POLLS_BESIDE_IMPORTS: f64 = 75.0;
+    /// Of the polls in a maintenance window: answered.
+    pub const MAINTENANCE: f64 = 80.0;
+}
+
 /// Both sides' figures, side by side.
 #[must_use]
 pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
@@ -35,12 +47,23 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
     }
     short(&mut text, "! the incident in all", &percent(bare.incident), &percent(behind.incident));
     text.push('\n');
+    let timeout = show(Some(scenario.crowd.timeout));
+    short(&mut text, &format!("large polls answered within the client's time-out ({timeout})"), "bare", "behind tidegate");
+    let by_phase = bare.large_polls_by_phase.iter().zip(&behind.large_polls_by_phase);
+    for (phase, (bare, behind)) in scenario.phases.iter().zip(by_phase) {
+        let fault = if phase.faults.any() { "!" } else { " " };
+        short(&mut text, &format!("{fault} {}", phase.name), &percent(*bare), &percent(*behind));
+    }
+    short(&mut text, "! the incident in all", &percent(bare.large_polls), &percent(behind.large_polls));
+    text.push('\n');
+    unchanged(&mut text, bare, behind);
     short(&mut text, "database seconds", "bare", "behind tidegate");
     for kind in Kind::ALL {
-        let of = |figures: &Figures| format!("{:.0}", figures.database[kind.index()].as_secs_f64());
-        short(&mut text, kind.label(), &of(bare), &of(behind));
+        short(&mut text, kind.label(), &seconds(bare.database[kind.index()]), &seconds(behind.database[kind.index()]));
     }
+    short(&mut text, "no-op syncs, of all these", &seconds(bare.unchanged), &seconds(behind.unchanged));
     text.push('\n');
+    checked(&mut text, bare, behind);
     let (b, t) = (&bare.writes, &behind.writes);
     short(&mut text, "writes", "bare", "behind tidegate");
     short(&mut text, "acknowledged", &b.acknowledged.to_string(), &t.acknowledged.to_string());
@@ -48,6 +71,34 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
     short(&mut text, "doubled", &b.doubled.to_string(), &t.doubled.to_string());
     short(&mut text, "requests that arrived twice", &b.repeated.to_string(), &t.repeated.to_string());
     text
+}
+
+/// What tidegate answers itself, and in a maintenance window.
+fn unchanged(text: &mut String, bare: &Figures, behind: &Figures) {
+    short(text, "unchanged syncs", "bare", "behind tidegate");
+    short(text, "polls answered without a question of their own at the service", &percent(bare.local()), &percent(behind.local()));
+    let stored = |figures: &Figures| percent(Share { part: figures.polls.stored, of: figures.local().of });
+    short(text, "  by tidegate, from what it has stored", &stored(bare), &stored(behind));
+    if bare.maintenance.of + behind.maintenance.of > 0 {
+        let name = "polls answered in the maintenance window";
+        short(text, name, &percent(bare.maintenance), &percent(behind.maintenance));
+    }
+    text.push('\n');
+}
+
+/// What the clients found when they checked every answer.
+fn checked(text: &mut String, bare: &Figures, behind: &Figures) {
+    short(text, "answers", "bare", "behind tidegate");
+    let mut row = |name: &str, of: &dyn Fn(&Figures) -> u64| short(text, name, &of(bare).to_string(), &of(behind).to_string());
+    row("checked", &|figures| figures.checked.answers);
+    row("stale: older than what anybody was told before the question", &|figures| figures.checked.stale);
+    row("backwards: older than what the same client was told", &|figures| figures.checked.backwards);
+    row("foreign: no answer to the question", &|figures| figures.checked.foreign);
+    text.push('\n');
+}
+
+fn seconds(span: Duration) -> String {
+    format!("{:.0}", span.as_secs_f64())
 }
 
 fn line(text: &mut String, name: &str, bare: &str, behind: &str) {
@@ -99,6 +150,7 @@ pub fn verdict(bare: &Figures, behind: &Figures) -> String {
     let (without, with) = (bare.incident.percent(), behind.incident.percent());
     let harmed = |figures: &Figures| figures.writes.lost + figures.writes.doubled;
     let said = match (without, with) {
+        _ if behind.wrong() > bare.wrong() => "tidegate gave wrong answers, which nothing makes up for",
         _ if harmed(behind) > harmed(bare) => "tidegate cost writes, which nothing makes up for",
         (Some(without), Some(with)) if with >= GOAL && without < GOAL => "tidegate kept the service usable",
         (Some(without), Some(with)) if with >= GOAL && without >= GOAL => "the service would have been usable without tidegate too",
@@ -113,13 +165,44 @@ pub fn verdict(bare: &Figures, behind: &Figures) -> String {
     };
     format!(
         "Verdict: {said}: during the incident {} of the normal syncs were answered within 1 s behind tidegate and {} without it{}; \
-         of the acknowledged writes {} were lost or doubled behind tidegate and {} without it.",
+         of the acknowledged writes {} were lost or doubled behind tidegate and {} without it.\n{}",
         percent(behind.incident),
         percent(bare.incident),
         price(bare, behind),
         writes(behind),
-        writes(bare)
+        writes(bare),
+        spared(bare, behind)
     )
+}
+
+/// What answering unchanged syncs was good for, in one sentence.
+fn spared(bare: &Figures, behind: &Figures) -> String {
+    let saved = saved(bare, behind).map_or_else(|| "-".to_owned(), |saved| format!("{saved:.0}%"));
+    let maintenance = if behind.maintenance.of > 0 {
+        format!(", of all polls {} instead of {} while the service was stopped", percent(behind.maintenance), percent(bare.maintenance))
+    } else {
+        String::new()
+    };
+    format!(
+        "Unchanged syncs: {} of the answered polls put no question of their own to the service, no-op syncs took {} database seconds \
+         instead of {} ({saved} saved); of the large polls in the incident {} instead of {} were answered within the client's \
+         time-out{maintenance}; of {} answers behind tidegate {} were stale, {} went backwards and {} were foreign.",
+        percent(behind.local()),
+        seconds(behind.unchanged),
+        seconds(bare.unchanged),
+        percent(behind.large_polls),
+        percent(bare.large_polls),
+        behind.checked.answers,
+        behind.checked.stale,
+        behind.checked.backwards,
+        behind.checked.foreign,
+    )
+}
+
+/// How much fewer database seconds went into no-op syncs behind tidegate, in percent; below 0 if more did, `None` if none did without it.
+#[must_use]
+pub fn saved(bare: &Figures, behind: &Figures) -> Option<f64> {
+    (!bare.unchanged.is_zero()).then(|| 100.0 * (1.0 - behind.unchanged.as_secs_f64() / bare.unchanged.as_secs_f64()))
 }
 
 /// What was answered less often behind tidegate than without it, by more than one in a hundred.
@@ -137,14 +220,23 @@ fn price(bare: &Figures, behind: &Figures) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::figures::Writes;
+    use crate::lab::{
+        figures::Writes,
+        tally::{Checked, PollsAnswered},
+    };
 
     fn figures(good: usize, lost: usize) -> Figures {
         Figures {
             rows: Default::default(),
             incident: Share { part: good, of: 1000 },
             phases: Vec::new(),
+            large_polls: Share::default(),
+            large_polls_by_phase: Vec::new(),
+            maintenance: Share::default(),
+            polls: PollsAnswered::default(),
             database: Default::default(),
+            unchanged: Duration::ZERO,
+            checked: Checked::default(),
             writes: Writes { acknowledged: 10, lost, ..Writes::default() },
         }
     }
@@ -169,6 +261,17 @@ mod tests {
         behind.rows[Kind::Import.index()].answered = Share { part: 6, of: 10 };
         behind.rows[Kind::Poll.index()].answered = Share { part: 10, of: 10 };
         assert_eq!(price(&bare, &behind), ", at the price that 60.0% instead of 90.0% of the imports were answered at all");
+    }
+
+    #[test]
+    fn the_verdict_tells_what_was_spared_and_what_was_wrong() {
+        let (mut bare, mut behind) = (figures(200, 0), figures(995, 0));
+        (bare.unchanged, behind.unchanged) = (Duration::from_secs(400), Duration::from_secs(100));
+        behind.maintenance = Share { part: 9, of: 10 };
+        let said = verdict(&bare, &behind);
+        assert!(said.contains("100 database seconds instead of 400 (75% saved)") && said.contains("90.0% instead of -"), "{said}");
+        behind.checked.stale = 1;
+        assert!(verdict(&bare, &behind).contains("gave wrong answers"));
     }
 
     #[test]

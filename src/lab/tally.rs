@@ -5,7 +5,10 @@ use std::{collections::HashSet, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::kind::{Kind, PerKind};
+use super::{
+    crowd::wire::AnsweredBy,
+    kind::{Kind, PerKind},
+};
 use crate::clock::{self, Moment};
 
 /// A wish in the list of all.
@@ -19,6 +22,8 @@ pub struct Wish {
     pub kind: Kind,
     /// When it should have been sent.
     pub due: Moment,
+    /// Whether it is only to know whether anything is new, and nothing typed waits to go with it.
+    pub is_poll: bool,
     /// When it was answered; `None`: not yet, or given up.
     pub answered: Option<Moment>,
 }
@@ -42,6 +47,30 @@ pub struct Endings {
     pub failed: u64,
 }
 
+/// What the clients found when they checked answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Answers that were checked.
+    pub answers: u64,
+    /// Older than what somebody was told before the question was put: an acknowledged write was not in it.
+    pub stale: u64,
+    /// Older than what the same client was told before.
+    pub backwards: u64,
+    /// Not an answer to the question.
+    pub foreign: u64,
+}
+
+/// Who answered the polls that were answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollsAnswered {
+    /// The service, each for itself.
+    pub service: usize,
+    /// tidegate, from what it has stored.
+    pub stored: usize,
+    /// The service, once for several.
+    pub shared: usize,
+}
+
 /// The clients' own record of one side.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -54,6 +83,8 @@ struct State {
     endings: PerKind<Endings>,
     in_flight: usize,
     acknowledged: HashSet<String>,
+    checked: Checked,
+    polls: PollsAnswered,
 }
 
 /// A request in flight, until it is dropped.
@@ -75,6 +106,10 @@ pub struct Counted {
     pub endings: PerKind<Endings>,
     /// The ids of all changes that the service has acknowledged.
     pub acknowledged: HashSet<String>,
+    /// What was found in answers.
+    pub checked: Checked,
+    /// Who answered polls.
+    pub polls: PollsAnswered,
 }
 
 /// The last seconds.
@@ -99,8 +134,17 @@ pub struct Recent {
 impl Tally {
     /// Notes a wish that was due at `due`.
     pub fn wish(&self, kind: Kind, due: Moment) -> WishId {
+        self.note(Wish { kind, due, is_poll: false, answered: None })
+    }
+
+    /// Notes that somebody wanted to know at `due` whether anything is new.
+    pub fn poll(&self, kind: Kind, due: Moment) -> WishId {
+        self.note(Wish { kind, due, is_poll: true, answered: None })
+    }
+
+    fn note(&self, wish: Wish) -> WishId {
         let mut state = self.state.lock();
-        state.wishes.push(Wish { kind, due, answered: None });
+        state.wishes.push(wish);
         WishId(state.wishes.len() - 1)
     }
 
@@ -118,6 +162,25 @@ impl Tally {
         self.state.lock().acknowledged.extend(changes);
     }
 
+    /// An answer was checked.
+    pub fn checked(&self, found: Checked) {
+        let checked = &mut self.state.lock().checked;
+        checked.answers += found.answers;
+        checked.stale += found.stale;
+        checked.backwards += found.backwards;
+        checked.foreign += found.foreign;
+    }
+
+    /// A poll was answered.
+    pub fn poll_answered(&self, by: AnsweredBy) {
+        let polls = &mut self.state.lock().polls;
+        *match by {
+            AnsweredBy::Service => &mut polls.service,
+            AnsweredBy::Stored => &mut polls.stored,
+            AnsweredBy::Shared => &mut polls.shared,
+        } += 1;
+    }
+
     /// A request is on its way.
     pub fn sent(&self) -> InFlight<'_> {
         self.state.lock().in_flight += 1;
@@ -133,7 +196,13 @@ impl Tally {
     #[must_use]
     pub fn counted(&self) -> Counted {
         let state = self.state.lock();
-        Counted { wishes: state.wishes.clone(), endings: state.endings, acknowledged: state.acknowledged.clone() }
+        Counted {
+            wishes: state.wishes.clone(),
+            endings: state.endings,
+            acknowledged: state.acknowledged.clone(),
+            checked: state.checked,
+            polls: state.polls,
+        }
     }
 
     /// The last `window` by the clock, as of `now`; what is answered within `good` counts as good.

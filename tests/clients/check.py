@@ -17,7 +17,7 @@ The list is TOML. `clients` says how many clients the log must tell apart. Each 
     outcome    the outcomes that may be there; else "forwarded"
     times      how many lines must agree with the row, where the scenario fixes it
     asked      what the query must hold, by the app's own record of the same requests (--record; JSON lines with `method` and `target`): as many
-               lines must agree with the row as the record has requests of this method, path and query. { feed = ["longpoll"] }; [] is absent
+               lines must agree with the row and say that the app was asked as the record has requests of this method, path and query. { feed = ["longpoll"] }; [] is absent
     optional   true: the row need not be hit
 
 Every line must agree with exactly one row and every row must be hit. Nothing but the standard library is needed.
@@ -86,7 +86,7 @@ class Row:
             raise Mistake(f"row {number}: unknown key {sorted(unknown)}")
         if missing := {"method", "path", "documents", *COMPARED} - set(table):
             raise Mistake(f"row {number}: {sorted(missing)} is missing")
-        self.table, self.template, self.hits = table, template(table["path"]), 0
+        self.table, self.template, self.hits, self.asked = table, template(table["path"]), 0, 0
         condition = json.dumps({**table.get("when", {}), **table.get("asked", {})}).translate(str.maketrans("", "", '{}":'))
         self.name = f"{table['method']} {table['path']}" + (f" ({condition})" if condition else "")
 
@@ -101,8 +101,8 @@ class Row:
             return False
         return all(holds(test, line[field]) for field, test in self.table.get("when", {}).items())
 
-    def differences(self, line):
-        """In what the line is not as the row says."""
+    def differences(self, line, own=()):
+        """In what the line is not as the row says; a poll's outcome may also be one of `own`."""
         found = [f"{field} is {line[field]!r}, not {self.table[field]!r}" for field in COMPARED if line[field] != self.table[field]]
         names = self.names(line["method"], decoded(line["path"]))
         wanted = {text: scope(text, names) for text in self.table["documents"]}
@@ -111,7 +111,7 @@ class Row:
         found += [f"documents hold {text!r}" for text in shown if not any(pattern.fullmatch(text) for pattern in wanted.values())]
         if "status" in self.table and line["status"] not in self.table["status"]:
             found.append(f"status is {line['status']}, not one of {self.table['status']}")
-        if line["outcome"] not in self.table.get("outcome", ["forwarded"]):
+        if line["outcome"] not in [*self.table.get("outcome", ["forwarded"]), *(own if self.table["effect"] == "poll" else ())]:
             found.append(f"outcome is {line['outcome']!r}")
         return found
 
@@ -161,9 +161,10 @@ def malformed(line):
 
 
 class List:
-    """A list, and what of it was seen."""
+    """A list, and what of it was seen. `own` are the outcomes of polls that were not put to the app; with it as it is shipped there are none."""
 
-    def __init__(self, text):
+    def __init__(self, text, own=()):
+        self.own = own
         table = tomllib.loads(text)
         if unknown := set(table) - {"clients", "row"}:
             raise Mistake(f"unknown key {sorted(unknown)}")
@@ -177,17 +178,29 @@ class List:
         concerned = [row for row in self.rows if row.concerns(line)]
         if not concerned:
             return ["no row is about it"]
-        differences = {row: row.differences(line) for row in concerned}
+        differences = {row: row.differences(line, self.own) for row in concerned}
         agreeing = [row for row, found in differences.items() if not found]
         if len(agreeing) == 1:
             agreeing[0].hits += 1
+            agreeing[0].asked += line["outcome"] not in self.own
             return []
         if agreeing:
             return [f"agrees with several rows: {', '.join(row.name for row in agreeing)}"]
         return [f"by row {row.name} -> {row.table['route']}: {'; '.join(found)}" for row, found in differences.items()]
 
+    def check_part(self, text, secrets=()):
+        """What is wrong with each line of a log that is not the whole."""
+        return self.check_lines(text, secrets)[0]
+
     def check(self, text, record=None, secrets=()):
         """Everything that is wrong with a log."""
+        mistakes, clients = self.check_lines(text, secrets)
+        if len(clients) != self.clients:
+            mistakes.append(f"{len(clients)} clients are told apart, not {self.clients}")
+        return mistakes + self.check_counts(record)
+
+    def check_lines(self, text, secrets):
+        """What is wrong with each line, and the clients that the lines tell apart."""
         mistakes, clients, identities = [], set(), collections.Counter()
         for number, written in enumerate(text.splitlines(), 1):
             try:
@@ -202,9 +215,7 @@ class List:
                 clients.add(line.get("client"))
                 identities[line.get("id")] += 1
         mistakes += [f"id {identity!r} is there {count} times" for identity, count in identities.items() if count > 1]
-        if len(clients) != self.clients:
-            mistakes.append(f"{len(clients)} clients are told apart, not {self.clients}")
-        return mistakes + self.check_counts(record)
+        return mistakes, clients
 
     def check_counts(self, record):
         """What is wrong with how often each row was hit."""
@@ -216,8 +227,8 @@ class List:
                 mistakes.append(f"row {row.name} -> {row.table['route']}: {row.hits} lines agree with it, not {row.table['times']}")
             if "asked" in row.table and record is not None:
                 asked = sum(map(row.asks, record))
-                if asked != row.hits:
-                    mistakes.append(f"row {row.name} -> {row.table['route']}: {row.hits} lines agree with it, but the app was asked {asked} times")
+                if asked != row.asked:
+                    mistakes.append(f"row {row.name} -> {row.table['route']}: {row.asked} lines say that the app was asked, but it was asked {asked} times")
         return mistakes
 
     def counts(self):

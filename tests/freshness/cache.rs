@@ -61,30 +61,28 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    /// What it breaks, whatever else it breaks as well.
-    pub fn breaks(self) -> Promise {
+    /// What it breaks: one of these, whatever else it breaks as well.
+    pub fn breaks(self) -> &'static [Promise] {
         match self {
-            Self::None | Self::NoCache => unreachable!("it makes no mistake"),
-            Self::NeverEmpties
-            | Self::EmptiesAfterTheAnswer
-            | Self::EmptiesBeforeTheWrite
-            | Self::EmptiesBothTimes
-            | Self::KeepsItsStoreOverARestart
-            | Self::JoinsAnOlderPoll
-            | Self::ServesByAge
-            | Self::FilesUnderTheFirstDocument => Promise::Acknowledged,
+            Self::None | Self::NoCache => &[],
+            Self::NeverEmpties | Self::KeepsItsStoreOverARestart | Self::ServesByAge | Self::FilesUnderTheFirstDocument => {
+                &[Promise::Acknowledged]
+            }
+            Self::EmptiesAfterTheAnswer | Self::EmptiesBeforeTheWrite | Self::EmptiesBothTimes | Self::JoinsAnOlderPoll => {
+                &[Promise::Acknowledged, Promise::Lost, Promise::Current, Promise::Forward]
+            }
             Self::ForgetsALostWrite
             | Self::TakesAnErrorForAnEnd
             | Self::TakesItsTimeoutForAnEnd
             | Self::DoubtsTooBriefly
             | Self::ShortensADoubt
             | Self::StartsWithoutDoubt
-            | Self::RemembersTheVersion => Promise::Lost,
-            Self::IgnoresTheCredential => Promise::Private,
-            Self::IgnoresTheBody => Promise::Exact,
-            Self::RepeatsAWrite => Promise::Once,
-            Self::PassesHalfAnswersOn => Promise::Whole,
-            Self::AcknowledgesWhatWasLost => Promise::Kept,
+            | Self::RemembersTheVersion => &[Promise::Lost, Promise::Current, Promise::Forward],
+            Self::IgnoresTheCredential => &[Promise::Private],
+            Self::IgnoresTheBody => &[Promise::Exact],
+            Self::RepeatsAWrite => &[Promise::Once],
+            Self::PassesHalfAnswersOn => &[Promise::Whole],
+            Self::AcknowledgesWhatWasLost => &[Promise::Kept, Promise::Exact],
         }
     }
 
@@ -163,7 +161,8 @@ struct Said {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Told {
-    _code: String,
+    #[serde(rename = "_code")]
+    code: String,
     version: u32,
 }
 
@@ -183,7 +182,9 @@ impl Cache {
         let mut store = HashMap::new();
         if mistake == Mistake::KeepsItsStoreOverARestart {
             store.clone_from(&self.shared.state().store);
-            store.values_mut().for_each(|stored| stored.s = 0);
+            for stored in store.values_mut() {
+                stored.s = 0;
+            }
         }
         Self::launch(app, mistake, doubt, quiet_from, store).await
     }
@@ -338,7 +339,7 @@ impl Shared {
         }
         let Ending::Whole(reply) = ending else { return };
         let Ok(told) = serde_json::from_slice::<Told>(&reply.body) else { return };
-        if reply.status != 200 || told._code != "Ok" {
+        if reply.status != 200 || told.code != "Ok" {
             return;
         }
         if told.version > 0 {

@@ -88,7 +88,7 @@ fn acknowledged(history: &History) -> HashMap<&str, At> {
 
 /// A version with the earliest time from which every poll must show it.
 struct Due<'a> {
-    version: &'a Version,
+    made: &'a Version,
     acknowledged: Option<At>,
     /// The earliest of this version's and all later ones': a later version shows this one too.
     at: At,
@@ -100,7 +100,7 @@ fn dues<'a>(versions: &'a [Version], acknowledged: &HashMap<&str, At>) -> Vec<Du
     for version in versions.iter().rev() {
         let told = acknowledged.get(version.change.as_str()).copied();
         earliest = earliest.min(version.shown).min(told.unwrap_or(At::MAX));
-        dues.push(Due { version, acknowledged: told, at: earliest });
+        dues.push(Due { made: version, acknowledged: told, at: earliest });
     }
     dues.reverse();
     dues
@@ -112,7 +112,7 @@ fn answers(history: &History, truth: &Truth, report: &mut impl FnMut(Promise, St
     let dues: Vec<_> = truth.versions.iter().map(|versions| dues(versions, &acknowledged)).collect();
     for seen in &history.seen {
         let dues = &dues[seen.document];
-        let newer = &dues[dues.partition_point(|due| due.version.version <= seen.version)..];
+        let newer = &dues[dues.partition_point(|due| due.made.number <= seen.version)..];
         if newer.first().is_none_or(|due| due.at >= seen.begun) {
             continue;
         }
@@ -120,14 +120,14 @@ fn answers(history: &History, truth: &Truth, report: &mut impl FnMut(Promise, St
         for due in newer {
             match due.acknowledged {
                 Some(at) if at < seen.begun => told = told.or(Some((due, at))),
-                None if due.version.shown < seen.begun => lost = lost.or(Some((due, due.version.shown))),
-                Some(_) if due.version.shown < seen.begun => shown = shown.or(Some((due, due.version.shown))),
+                None if due.made.shown < seen.begun => lost = lost.or(Some((due, due.made.shown))),
+                Some(_) if due.made.shown < seen.begun => shown = shown.or(Some((due, due.made.shown))),
                 _ => {}
             }
         }
         for (promise, broken) in [(Promise::Acknowledged, told), (Promise::Lost, lost), (Promise::Current, shown)] {
             if let Some((due, at)) = broken {
-                report(promise, format!("{} began {} us after version {} was due", told_by(seen), seen.begun - at, due.version.version));
+                report(promise, format!("{} began {} us after version {} was due", told_by(seen), seen.begun - at, due.made.number));
             }
         }
     }
@@ -148,20 +148,18 @@ fn forward(history: &History, report: &mut impl FnMut(Promise, String)) {
     order.sort_by_key(|seen| (seen.client, seen.document, seen.begun));
     let mut last: Option<&Seen> = None;
     for seen in order {
-        if let Some(before) = last.filter(|before| (before.client, before.document) == (seen.client, seen.document)) {
-            if before.version > seen.version {
-                report(Promise::Forward, format!("{} had seen version {}", told_by(seen), before.version));
-                continue;
-            }
+        let before = last.filter(|before| (before.client, before.document) == (seen.client, seen.document));
+        match before.filter(|before| before.version > seen.version) {
+            Some(before) => report(Promise::Forward, format!("{} had seen version {}", told_by(seen), before.version)),
+            None => last = Some(seen),
         }
-        last = Some(seen);
     }
 }
 
 /// What an answer says is what the service holds.
 fn exact(history: &History, truth: &Truth, report: &mut impl FnMut(Promise, String)) {
     for seen in &history.seen {
-        let exists = seen.version == FIRST || truth.versions[seen.document].iter().any(|known| known.version == seen.version);
+        let exists = seen.version == FIRST || truth.versions[seen.document].iter().any(|known| known.number == seen.version);
         if !exists {
             report(Promise::Exact, format!("{}: there is no such version", told_by(seen)));
             continue;
@@ -223,7 +221,7 @@ mod tests {
 
     /// Document 0: change `a` made version 2 at 100 and was acknowledged at 120; `b` made version 3 at 200, and its answer was lost.
     fn world() -> (History, Truth) {
-        let version = |version, change: &str, shown| Version { version, change: change.to_owned(), shown };
+        let version = |number, change: &str, shown| Version { number, change: change.to_owned(), shown };
         let truth = Truth {
             versions: vec![vec![version(2, "a", 100), version(3, "b", 200)]],
             applied: [("a".to_owned(), 1), ("b".to_owned(), 1)].into(),

@@ -87,7 +87,8 @@ fn token_of(user: usize) -> String {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Told {
-    _code: String,
+    #[serde(rename = "_code")]
+    code: String,
     version: u32,
     changes: Vec<ToldChange>,
     versions: HashMap<String, u32>,
@@ -279,9 +280,9 @@ impl Client {
         }
         let told: Result<Told, _> = serde_json::from_slice(body);
         match told {
-            Ok(told) if told._code == "Ok" => Said::Done(told, by(cache.as_deref())),
-            Ok(told) if told._code == "TooManyRequests" => Said::Refused,
-            Ok(told) if told._code == "NotAllowed" && self.is_stranger() => Said::Failed,
+            Ok(told) if told.code == "Ok" => Said::Done(told, by(cache.as_deref())),
+            Ok(told) if told.code == "TooManyRequests" => Said::Refused,
+            Ok(told) if told.code == "NotAllowed" && self.is_stranger() => Said::Failed,
             _ => {
                 let what = format!("client {} got {:?}", self.index, String::from_utf8_lossy(body));
                 self.world.history().mangled.push(what);

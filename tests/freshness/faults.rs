@@ -24,6 +24,7 @@ use serde::Deserialize;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
+    task::JoinHandle,
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -91,8 +92,8 @@ const OF_WRITES: [(Fault, usize); 7] = [
     (Fault::AnswerLost, 1),
     (Fault::AnswerCut, 1),
     (Fault::Reset, 1),
-    (Fault::ResetThenCommit, 1),
-    (Fault::ErrorThenCommit, 1),
+    (Fault::ResetThenCommit, 2),
+    (Fault::ErrorThenCommit, 2),
 ];
 const DECK_OF_WRITES: usize = 40;
 
@@ -118,7 +119,7 @@ pub struct Front {
     shared: Arc<Shared>,
     /// Bound and never listened on: keeps the port while nobody listens.
     _port: TcpSocket,
-    running: Mutex<CancellationToken>,
+    running: Mutex<Option<(CancellationToken, JoinHandle<()>)>>,
 }
 
 #[derive(Debug)]
@@ -168,7 +169,8 @@ struct SaidChange {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Done {
-    _code: String,
+    #[serde(rename = "_code")]
+    code: String,
     version: u32,
 }
 
@@ -219,15 +221,28 @@ impl Front {
     fn listen(&self) {
         let listener = bound(self.address).listen(1024).expect("the port is kept");
         let stop = CancellationToken::new();
-        *locked(&self.running) = stop.clone();
         let accepting = accept(listener, Arc::clone(&self.shared), stop.clone());
-        tokio::spawn(stop.run_until_cancelled_owned(accepting));
+        let ended = stop.clone();
+        let task = tokio::spawn(async move {
+            let _ = ended.run_until_cancelled_owned(accepting).await;
+        });
+        *locked(&self.running) = Some((stop, task));
+    }
+
+    /// Closes the listener and every connection.
+    async fn shut(&self) {
+        let running = locked(&self.running).take();
+        if let Some((stop, task)) = running {
+            stop.cancel();
+            // It was cancelled; the port is free when it has ended.
+            let _ = task.await;
+        }
     }
 
     /// The app restarts. What it took up before is carried out nevertheless: that is the worse case.
     pub async fn restart(&self, down: Duration) {
         self.shared.happened(Fault::Restart);
-        locked(&self.running).cancel();
+        self.shut().await;
         sleep(down).await;
         self.listen();
     }
@@ -244,12 +259,19 @@ impl Front {
         self.shared.tasks.reopen();
     }
 
-    /// Waits for a moment in which a write is under way, counts that, and says how long ago it is that none was.
+    /// Waits for a moment in which a write is under way, and counts that.
     pub async fn mid_write(&self) {
         while self.shared.writing.load(Ordering::Relaxed) == 0 {
             sleep(Duration::from_millis(1)).await;
         }
         self.shared.happened(Fault::KilledMidWrite);
+    }
+
+    /// Waits until so many writes have come.
+    pub async fn until_writes(&self, count: usize) {
+        while locked(&self.shared.record).arrivals.len() < count {
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// How often each fault happened.
@@ -271,20 +293,14 @@ impl Front {
     pub fn versions(&self, document: &str) -> Vec<Version> {
         let record = locked(&self.shared.record);
         let mut versions: Vec<_> = record.versions.values().filter(|(of, _)| of == document).map(|(_, version)| version.clone()).collect();
-        versions.sort_by_key(|version| version.version);
+        versions.sort_by_key(|version| version.number);
         versions
     }
 
     /// Closes everything.
     pub async fn close(self) {
-        locked(&self.running).cancel();
+        self.shut().await;
         self.at_rest().await;
-    }
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        locked(&self.running).cancel();
     }
 }
 
@@ -363,13 +379,19 @@ async fn take(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respons
             shared.writing.fetch_add(1, Ordering::Relaxed);
             Writing(Arc::clone(&shared))
         });
-        let lost = Arc::clone(&attended.0);
+        let unattended = Arc::clone(&attended.0);
         let carrying = Arc::clone(&shared);
         shared.tasks.spawn(async move {
             sleep(lot.before).await;
+            let lost_for = |at: &At| Duration::from_micros(since(carrying.start).saturating_sub(*at));
+            let late = unattended.get().is_some_and(|at| lost_for(at) > LATE_MAX);
+            if late {
+                // The machine's doing. An app has a time limit of its own.
+                return;
+            }
             let ending = carrying.ask(&letter).await;
             if writes {
-                carrying.note(&said, &ending, &lost);
+                carrying.note(&said, &ending, &unattended);
             }
             sleep(lot.after).await;
             drop(writing);
@@ -438,7 +460,7 @@ impl Shared {
     /// Notes a write that is done now at the latest.
     fn note(&self, said: &Said, ending: &Ending, lost: &OnceLock<At>) {
         let Ending::Whole(Reply { status: 200, body, .. }) = ending else { return };
-        let Ok(Done { _code: code, version }) = serde_json::from_slice(body) else { return };
+        let Ok(Done { code, version }) = serde_json::from_slice(body) else { return };
         if code != "Ok" {
             return;
         }
@@ -448,10 +470,10 @@ impl Shared {
         }
         let mut record = locked(&self.record);
         for change in &said.changes {
-            let made = Version { version, change: change.id.clone(), shown };
+            let made = Version { number: version, change: change.id.clone(), shown };
             let (_, known) = record.versions.entry(change.id.clone()).or_insert_with(|| (said.file_id.clone(), made));
             // Of a change that came twice the first one made the version, whichever is answered first.
-            known.version = known.version.min(version);
+            known.number = known.number.min(version);
             known.shown = known.shown.min(shown);
         }
     }

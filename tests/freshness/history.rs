@@ -114,7 +114,7 @@ pub struct Truth {
 /// A version that a push made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    pub version: u32,
+    pub number: u32,
     pub change: String,
     /// When the service had said so: the commit lies before.
     pub shown: At,
@@ -123,14 +123,14 @@ pub struct Version {
 impl Truth {
     /// The document's version at the end.
     pub fn last(&self, document: Document) -> u32 {
-        self.versions[document].last().map_or(FIRST, |version| version.version)
+        self.versions[document].last().map_or(FIRST, |version| version.number)
     }
 
     /// The changes after `from` up to `to`, in no order.
     pub fn changes(&self, document: Document, from: u32, to: u32) -> BTreeSet<&str> {
         self.versions[document]
             .iter()
-            .filter(|known| known.version > from && known.version <= to)
+            .filter(|known| known.number > from && known.number <= to)
             .map(|known| known.change.as_str())
             .collect()
     }

@@ -128,7 +128,8 @@ impl Fresh {
     /// A profile of another meaning takes over (rule 17): before it reads its first request. `exempt`: routes that are read alike by both.
     pub fn retire(&self, old: &Generation, exempt: impl Fn(RouteId) -> bool) {
         old.retire(exempt, &self.ledger);
-        self.ledger.doubt_everything();
+        // What was lost before is in doubt under the old names, or under none if the old profile did not know it for a write.
+        self.ledger.doubt_everything(self.quiet_from(false));
         self.answers.clear();
     }
 

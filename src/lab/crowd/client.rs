@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{
     plan::{Member, Role, Ticks},
     wire::{Ending, Said, Wire},
+    witness::{Asks, Witness},
 };
 use crate::{
     clock::{self, Moment},
@@ -30,6 +31,8 @@ pub struct World {
     pub start: Moment,
     /// What they have seen.
     pub tally: Arc<Tally>,
+    /// What they were told together.
+    pub witness: Witness,
 }
 
 impl World {
@@ -52,18 +55,10 @@ struct Letter {
     wishes: Vec<WishId>,
     /// What it brings.
     changes: Vec<Typed>,
+    /// Whether it only asks whether anything is new.
+    is_poll: bool,
     /// Whose versions it asks for.
     asks: Asks,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Asks {
-    /// A sync: the version is in the answer.
-    Version(String),
-    /// `check_for_updates`.
-    Updates,
-    /// Nothing that the client remembers.
-    Nothing,
 }
 
 /// A change that was typed and is not acknowledged.
@@ -82,6 +77,8 @@ struct Sender {
     requests: u32,
     honours_retry_after: bool,
     random: fastrand::Rng,
+    /// The newest version of each document that it was told.
+    seen: HashMap<String, u32>,
 }
 
 impl Sender {
@@ -93,6 +90,7 @@ impl Sender {
             requests: 0,
             honours_retry_after,
             random: fastrand::Rng::with_seed(!seed),
+            seen: HashMap::new(),
         }
     }
 
@@ -101,6 +99,7 @@ impl Sender {
         let world = Arc::clone(&self.world);
         let crowd = &world.scenario.crowd;
         for attempt in 0..=crowd.retries {
+            let before = world.witness.before(&letter.asks);
             let ending = {
                 let _in_flight = world.tally.sent();
                 self.requests += 1;
@@ -109,7 +108,13 @@ impl Sender {
             };
             let mut told = None;
             match ending {
-                Ending::Done(said) => return Some(said),
+                Ending::Done(said) => {
+                    world.tally.checked(world.witness.check(&letter.asks, &before, &said, &mut self.seen));
+                    if letter.is_poll {
+                        world.tally.poll_answered(said.by);
+                    }
+                    return Some(said);
+                }
                 Ending::Refused(retry_after) => {
                     told = retry_after.filter(|_| self.honours_retry_after);
                     world.tally.ended(letter.kind, |endings| endings.refused += 1);
@@ -148,6 +153,8 @@ pub struct Client {
     changes: Vec<Typed>,
     reads: Vec<(String, WishId)>,
     typed: u32,
+    /// A change is on its way.
+    writing: bool,
     /// Gave up on a change; it goes with the next sync that is due.
     resting: bool,
 }
@@ -166,6 +173,7 @@ impl Client {
             changes: Vec::new(),
             reads: Vec::new(),
             typed: 0,
+            writing: false,
             resting: false,
         }
     }
@@ -204,7 +212,9 @@ impl Client {
             (Role::Large, _) => Kind::Large,
             (Role::Api, _) => Kind::Api,
         };
-        let wish = self.world.tally.wish(kind, due);
+        // As long as something typed is not acknowledged, what is due is to send it.
+        let is_poll = !writes && !self.writing && self.changes.is_empty();
+        let wish = if is_poll { self.world.tally.poll(kind, due) } else { self.world.tally.wish(kind, due) };
         self.resting = false;
         if writes {
             self.typed += 1;
@@ -225,6 +235,7 @@ impl Client {
         } else {
             self.poll()
         };
+        self.writing = !letter.changes.is_empty();
         let mut sender = self.sender.take()?;
         Some(Box::pin(async move {
             let said = sender.deliver(&letter).await;
@@ -242,7 +253,7 @@ impl Client {
         let (document, version) = self.own();
         let changes = std::mem::take(&mut self.changes);
         let listed: Vec<_> = changes.iter().map(|typed| json!({ "action": "insert", "id": typed.id, "content": "typed" })).collect();
-        let body = json!({ "token": self.member.name, "file_id": document, "version": version, "changes": listed });
+        let body = json!({ "token": self.member.token, "file_id": document, "version": version, "changes": listed });
         let (kind, path) = match self.member.role {
             Role::App => (Kind::Change, "/sync"),
             Role::Large => (Kind::Large, "/sync"),
@@ -250,31 +261,36 @@ impl Client {
         };
         let mut wishes: Vec<WishId> = changes.iter().map(|typed| typed.wish).collect();
         wishes.append(&mut self.polls);
-        Letter { kind, path, body: body.to_string().into(), wishes, changes, asks: Asks::Version(document) }
+        let asks = Asks::Document(document, Some(version));
+        Letter { kind, path, body: body.to_string().into(), wishes, changes, is_poll: false, asks }
     }
 
     fn poll(&mut self) -> Letter {
         let wishes = std::mem::take(&mut self.polls);
         let (document, version) = self.own();
-        let token = &self.member.name;
+        let token = &self.member.token;
         if self.member.role == Role::Api {
             let body = json!({ "token": token, "file_ids": self.member.documents }).to_string().into();
             let path = "/api/v1/doc/check_for_updates";
-            return Letter { kind: Kind::Api, path, body, wishes, changes: Vec::new(), asks: Asks::Updates };
+            let asks = Asks::Versions(self.member.documents.clone());
+            return Letter { kind: Kind::Api, path, body, wishes, changes: Vec::new(), is_poll: true, asks };
         }
         let kind = if self.member.role == Role::Large { Kind::Large } else { Kind::Poll };
         let body = json!({ "token": token, "file_id": document, "version": version, "changes": [] }).to_string().into();
-        Letter { kind, path: "/sync", body, wishes, changes: Vec::new(), asks: Asks::Version(document) }
+        let asks = Asks::Document(document, Some(version));
+        Letter { kind, path: "/sync", body, wishes, changes: Vec::new(), is_poll: true, asks }
     }
 
     fn read(&self, document: String, wish: WishId) -> Letter {
-        let body = json!({ "token": self.member.name, "file_id": document }).to_string().into();
+        let body = json!({ "token": self.member.token, "file_id": document }).to_string().into();
         let path = "/api/v1/doc/read";
-        Letter { kind: Kind::Api, path, body, wishes: vec![wish], changes: Vec::new(), asks: Asks::Version(document) }
+        let asks = Asks::Document(document, None);
+        Letter { kind: Kind::Api, path, body, wishes: vec![wish], changes: Vec::new(), is_poll: false, asks }
     }
 
     /// A letter was answered or given up.
     fn settle(&mut self, letter: Letter, said: Option<Said>) {
+        self.writing = false;
         let Some(said) = said else {
             self.resting = !letter.changes.is_empty();
             self.changes.splice(0..0, letter.changes);
@@ -285,10 +301,10 @@ impl Client {
         self.world.tally.answered(letter.wishes.into_iter().chain(late));
         self.world.tally.acknowledged(letter.changes.into_iter().map(|typed| typed.id));
         match letter.asks {
-            Asks::Version(document) => {
+            Asks::Document(document, _) => {
                 self.versions.insert(document, said.version);
             }
-            Asks::Updates => self.look_at(&said.versions),
+            Asks::Versions(_) => self.look_at(&said.versions),
             Asks::Nothing => {}
         }
     }
@@ -338,6 +354,7 @@ pub async fn import(world: Arc<World>, index: usize, begin: Duration) {
         body: body.to_string().into(),
         wishes: vec![wish],
         changes: Vec::new(),
+        is_poll: false,
         asks: Asks::Nothing,
     };
     if sender.deliver(&letter).await.is_some() {

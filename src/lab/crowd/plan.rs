@@ -1,7 +1,7 @@
 //! The crowd's plan: who there is, whose documents, and when each wants to sync. Drawn from the scenario's seed alone, so that both
 //! sides get the same crowd, whatever answers it gets.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::lab::{scenario::Scenario, service::store::Seed};
 
@@ -19,11 +19,13 @@ pub enum Role {
 /// One client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
-    /// Its name, and its token.
+    /// Its name.
     pub name: String,
+    /// Its user's token: two devices of one user show the same.
+    pub token: String,
     /// What it is.
     pub role: Role,
-    /// Its documents; the first is its own, and the one that it changes.
+    /// Its documents; the first is its user's, and the one that it changes.
     pub documents: Vec<String>,
     /// It is there in phases whose `present` is above this.
     pub rank: f64,
@@ -42,16 +44,23 @@ pub fn members(scenario: &Scenario) -> Vec<Member> {
     for (role, count) in [(Role::App, crowd.clients), (Role::Large, crowd.large_clients), (Role::Api, crowd.api_clients)] {
         let ranks = shuffled(count, &mut random);
         let honours = shuffled(count, &mut random);
+        let users = if role == Role::Api { count } else { users(count, crowd.two_devices) };
         members.extend((0..count).zip(ranks.into_iter().zip(honours)).map(|(index, (rank, honour))| Member {
             name: name(role, index),
+            token: name(role, index % users),
             role,
-            documents: documents_of(role, index, count),
+            documents: documents_of(role, index % users, users),
             rank,
             honours_retry_after: honour < crowd.honour_retry_after,
             seed: random.u64(..),
         }));
     }
     members
+}
+
+/// How many users have so many devices, if this share of them has two and the others have one.
+fn users(devices: u32, two_devices: f64) -> u32 {
+    (1..devices).find(|users| f64::from(*users) * (1.0 + two_devices) >= f64::from(devices)).unwrap_or(devices).max(1)
 }
 
 fn name(role: Role, index: u32) -> String {
@@ -80,7 +89,9 @@ fn shuffled(count: u32, random: &mut fastrand::Rng) -> Vec<f64> {
 #[must_use]
 pub fn documents(scenario: &Scenario, members: &[Member]) -> Vec<Seed> {
     let rows = |role| if role == Role::Large { scenario.service.rows_large } else { scenario.service.rows };
-    members.iter().filter_map(|member| Some(Seed { file_id: member.documents.first()?.clone(), rows: rows(member.role) })).collect()
+    let mut known = HashSet::new();
+    let own = members.iter().filter_map(|member| Some((member.documents.first()?, member.role)));
+    own.filter(|(file_id, _)| known.insert(*file_id)).map(|(file_id, role)| Seed { file_id: file_id.clone(), rows: rows(role) }).collect()
 }
 
 /// When imports begin, in incident time since the start.
@@ -199,6 +210,25 @@ mod tests {
             assert!((f64::from(u32::try_from(of_app).expect("few")) - wanted).abs() < 1.0, "{}: {of_app} of {wanted}", phase.name);
             start = end;
         }
+    }
+
+    #[test]
+    fn a_third_of_the_documents_is_open_on_two_devices_of_one_user() {
+        let scenario = scenario();
+        let members = members(&scenario);
+        for (letter, devices) in [('u', scenario.crowd.clients), ('l', scenario.crowd.large_clients)] {
+            let mut of = std::collections::HashMap::<&str, Vec<&Member>>::new();
+            for member in members.iter().filter(|member| member.name.starts_with(letter)) {
+                of.entry(&member.documents[0]).or_default().push(member);
+            }
+            assert_eq!(of.values().map(Vec::len).sum::<usize>(), devices as usize);
+            assert!(of.values().all(|devices| devices.len() <= 2 && devices.iter().all(|device| device.token == devices[0].token)));
+            let two = of.values().filter(|devices| devices.len() == 2).count();
+            assert!((2.8..=3.4).contains(&(of.len() as f64 / two as f64)), "{two} of {}", of.len());
+        }
+        let seeds = documents(&scenario, &members);
+        let distinct: HashSet<&str> = seeds.iter().map(|seed| seed.file_id.as_str()).collect();
+        assert_eq!(seeds.len(), distinct.len());
     }
 
     #[test]

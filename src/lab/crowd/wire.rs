@@ -7,7 +7,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use tokio::{net::TcpStream, task::JoinHandle};
 
 /// The most bytes of a reply.
@@ -52,14 +52,36 @@ pub enum Ending {
 /// What a reply says, as far as clients look at it.
 #[derive(Debug, Default, Deserialize)]
 pub struct Said {
+    /// How it went.
     #[serde(rename = "_code", default)]
-    code: String,
+    pub code: String,
+    /// Which document it is of.
+    #[serde(default)]
+    pub file_id: String,
+    /// What is newer than the client's version.
+    #[serde(default)]
+    pub changes: Vec<IgnoredAny>,
     /// The document's version.
     #[serde(default)]
     pub version: u32,
     /// The versions of several documents.
     #[serde(default)]
     pub versions: HashMap<String, u32>,
+    /// Who answered.
+    #[serde(skip)]
+    pub by: AnsweredBy,
+}
+
+/// Who answered, by the header `Cache-Status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// The service.
+    #[default]
+    Service,
+    /// tidegate, from what it has stored.
+    Stored,
+    /// The service, once for several who asked the same.
+    Shared,
 }
 
 impl Wire {
@@ -113,13 +135,26 @@ impl Wire {
 }
 
 fn ending(head: &http::response::Parts, body: &[u8]) -> Ending {
-    let said: Said = serde_json::from_slice(body).unwrap_or_default();
+    let mut said: Said = serde_json::from_slice(body).unwrap_or_default();
+    said.by = answered_by(head);
     let refused = matches!(head.status.as_u16(), 429 | 503) || said.code.eq_ignore_ascii_case("TooManyRequests");
     if refused {
         let seconds = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
         return Ending::Refused(seconds.map(Duration::from_secs));
     }
     if head.status.is_success() && said.code.eq_ignore_ascii_case("ok") { Ending::Done(said) } else { Ending::Failed }
+}
+
+fn answered_by(head: &http::response::Parts) -> AnsweredBy {
+    let status = head.headers.get("cache-status").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is = |parameter: &str| status.split(';').any(|part| part.trim() == parameter);
+    if is("hit") {
+        AnsweredBy::Stored
+    } else if is("collapsed") {
+        AnsweredBy::Shared
+    } else {
+        AnsweredBy::Service
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +167,18 @@ mod tests {
             response = response.header(header::RETRY_AFTER, value);
         }
         ending(&response.body(()).expect("valid").into_parts().0, body.as_bytes())
+    }
+
+    #[test]
+    fn who_answered_is_told_by_cache_status() {
+        for (value, by) in [
+            ("tidegate; hit", AnsweredBy::Stored),
+            ("tidegate; fwd=miss; collapsed; detail=joined", AnsweredBy::Shared),
+            ("tidegate; fwd=uri-miss; stored", AnsweredBy::Service),
+        ] {
+            let response = http::Response::builder().header("cache-status", value).body(()).expect("valid");
+            assert_eq!(answered_by(&response.into_parts().0), by, "{value}");
+        }
     }
 
     #[test]

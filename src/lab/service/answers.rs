@@ -59,10 +59,12 @@ fn done(lease: Lease, body: serde_json::Value) -> Answer {
 /// `/sync`: takes the changes, if there are any, and says what is newer than the client's version.
 async fn sync(shared: &Shared, kind: Kind, said: Said) -> Result<Answer, Failure> {
     let mut lease = shared.pool.lease(kind).await?;
+    let file_id = said.file_id.clone();
     let Some(synced) = run(&mut lease, said).await? else { return Ok(refused("NotFound")) };
+    lease.unchanged = kind == Kind::Poll && synced.newer.is_empty();
     charge(shared, &mut lease, synced.rows).await;
     let newer: Vec<_> = synced.newer.iter().map(|change| json!({ "id": change.id, "content": change.content })).collect();
-    Ok(done(lease, json!({ "_code": "Ok", "version": synced.version, "changes": newer })))
+    Ok(done(lease, json!({ "_code": "Ok", "file_id": file_id, "version": synced.version, "changes": newer })))
 }
 
 async fn run(lease: &mut Lease, said: Said) -> Result<Option<Synced>, Failure> {

@@ -20,7 +20,10 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::pool::{Failure, Pool, PoolView};
@@ -40,6 +43,9 @@ pub struct Service {
     /// Where it listens.
     pub address: SocketAddr,
     shared: Arc<Shared>,
+    is_open: watch::Sender<bool>,
+    /// Bound and not listening: while the service is stopped nobody else gets its port.
+    _port: TcpSocket,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -120,17 +126,21 @@ impl Service {
             reader: Arc::new(Mutex::new(reader)),
             _folder: folder,
         });
-        let listener = listen()?;
-        let address = listener.local_addr()?;
-        let service = Self { address, shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
-        let accepting = accept(listener, Arc::clone(&service.shared), service.stop.clone(), service.tasks.clone());
+        let port = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let address = port.local_addr()?;
+        let (is_open, open) = watch::channel(true);
+        let door = Door { listener: Some(listen(address)?), address, is_open: open };
+        let service = Self { address, shared, is_open, _port: port, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        let accepting = door.accept(Arc::clone(&service.shared), service.stop.clone(), service.tasks.clone());
         service.tasks.spawn(service.stop.clone().run_until_cancelled_owned(accepting));
         Ok(service)
     }
 
-    /// What is wrong from now on, for requests that have not got their connection of the database.
+    /// What is wrong from now on, for requests that have not got their connection of the database. A service that is stopped does what it
+    /// has begun to its end.
     pub fn set(&self, faults: Faults) {
         *self.shared.faults.lock() = faults;
+        self.is_open.send_if_modified(|open| std::mem::replace(open, !faults.stopped) == faults.stopped);
     }
 
     /// Its pool now.
@@ -159,33 +169,76 @@ impl Service {
     }
 }
 
-fn listen() -> std::io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    // A crowd that comes at once must not be kept waiting by the kernel.
-    socket.listen(1024)
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let serving = serve(stream, Arc::clone(&shared), stop.clone(), tasks.clone());
-                tasks.spawn(stop.clone().run_until_cancelled_owned(serving));
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    // A crowd that comes at once must not be kept waiting by the kernel.
+    bind(address)?.listen(1024)
+}
+
+/// Where connections come in; none while the service is stopped.
+struct Door {
+    listener: Option<TcpListener>,
+    address: SocketAddr,
+    is_open: watch::Receiver<bool>,
+}
+
+impl Door {
+    async fn accept(mut self, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
+        loop {
+            let Some(listener) = &self.listener else {
+                until(&mut self.is_open, true).await;
+                self.listener = listen(self.address).ok();
+                if self.listener.is_none() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                continue;
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = until(&mut self.is_open, false) => {
+                    self.listener = None;
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let serving = serve(stream, self.is_open.clone(), Arc::clone(&shared), stop.clone(), tasks.clone());
+                    tasks.spawn(stop.clone().run_until_cancelled_owned(serving));
+                }
+                // Out of descriptors: those in use come free.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
-            // Out of descriptors: those in use come free.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
+/// Waits until the service is open, or is not; for ever once it has ended.
+async fn until(is_open: &mut watch::Receiver<bool>, open: bool) {
+    if is_open.wait_for(|is_open| *is_open == open).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn serve(stream: TcpStream, mut is_open: watch::Receiver<bool>, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
     // Without it answers wait for the acknowledgement of the ones before; the demo measures milliseconds.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| take(request, Arc::clone(&shared), stop.clone(), tasks.clone()));
     let connection = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
     // A client that leaves is no error of ours.
-    let _ = connection.await;
+    let _ = tokio::select! {
+        ended = &mut connection => ended,
+        () = until(&mut is_open, false) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
 }
 
 /// The service closes the connection without an answer.
@@ -207,9 +260,6 @@ async fn take(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) -> Result<Response<Full<Bytes>>, Closed> {
-    if shared.faults.lock().stopped {
-        return Err(Closed);
-    }
     let (head, body) = request.into_parts();
     if let Some(id) = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
         shared.arrived.lock().note(id);
@@ -360,12 +410,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stopped_service_closes_the_connection_without_an_answer() {
+    async fn a_stopped_service_takes_no_connections_until_it_runs_again_and_closes_those_that_it_has() {
         let service = service(|_| ()).await;
+        let mut old = Wire::to(service.address);
+        assert!(matches!(old.post("/sync", "1", typed("a"), PATIENCE).await, Ending::Done(_)));
         service.set(Faults { stopped: true, ..Faults::default() });
-        let ending = Wire::to(service.address).post("/sync", "1", typed("a"), PATIENCE).await;
-        assert!(matches!(ending, Ending::Lost), "{ending:?}");
-        assert_eq!(service.written().await.expect("read"), Written::default());
+        // The connection that is idle is closed, and the port is left, a moment later.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut new = Wire::to(service.address);
+        assert!(matches!(old.post("/sync", "2", typed("b"), PATIENCE).await, Ending::Lost));
+        assert!(matches!(new.post("/sync", "3", typed("c"), PATIENCE).await, Ending::Lost));
+        let written = service.written().await.expect("read");
+        assert_eq!(written.applied.into_keys().collect::<Vec<_>>(), ["a"]);
+        service.set(Faults::default());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(matches!(new.post("/sync", "4", typed("c"), PATIENCE).await, Ending::Done(_)));
+        service.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_being_stopped_does_what_it_has_begun_to_its_end() {
+        let service = service(|scenario| scenario.service.query_time = Duration::from_secs(3)).await;
+        let mut wire = Wire::to(service.address);
+        let (ending, ()) = tokio::join!(wire.post("/sync", "1", typed("kept"), PATIENCE), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            service.set(Faults { stopped: true, ..Faults::default() });
+        });
+        assert!(matches!(ending, Ending::Done(_)), "{ending:?}");
         service.stop().await;
     }
 }

@@ -34,6 +34,7 @@ struct State {
     busy: usize,
     last_wait: Duration,
     spent: PerKind<Duration>,
+    unchanged: Duration,
 }
 
 /// The pool at a moment; times by the clock.
@@ -47,6 +48,8 @@ pub struct PoolView {
     pub wait: Duration,
     /// How long connections were held, by kind.
     pub spent: PerKind<Duration>,
+    /// How much of it for syncs that brought nothing and found nothing new.
+    pub unchanged: Duration,
 }
 
 /// A connection of the pool, given back when it is dropped.
@@ -58,6 +61,8 @@ pub struct Lease {
     pub since: Moment,
     /// Whose time it is.
     pub kind: Kind,
+    /// Whether it is for a sync that brings nothing and finds nothing new.
+    pub unchanged: bool,
     /// How often the database was asked.
     pub queries: u32,
     _slot: OwnedSemaphorePermit,
@@ -125,7 +130,7 @@ impl Pool {
             state.busy += 1;
             state.idle.pop()
         };
-        let mut lease = Lease { pool: Arc::clone(self), connection: idle, since, kind, queries: 0, _slot: slot };
+        let mut lease = Lease { pool: Arc::clone(self), connection: idle, since, kind, unchanged: false, queries: 0, _slot: slot };
         if lease.connection.is_none() {
             let connection = Connection::open(&self.path)?;
             store::prepare(&connection)?;
@@ -143,7 +148,7 @@ impl Pool {
     pub fn view(&self) -> PoolView {
         let state = self.state.lock();
         let wait = state.waiting.first().map_or(state.last_wait, |(arrived, _)| clock::now().since(*arrived));
-        PoolView { busy: state.busy, waiting: state.waiting.len(), wait, spent: state.spent }
+        PoolView { busy: state.busy, waiting: state.waiting.len(), wait, spent: state.spent, unchanged: state.unchanged }
     }
 }
 
@@ -179,7 +184,11 @@ impl Drop for Lease {
         let mut state = self.pool.state.lock();
         state.idle.extend(self.connection.take());
         state.busy -= 1;
-        state.spent[self.kind.index()] += clock::now().since(self.since);
+        let held = clock::now().since(self.since);
+        state.spent[self.kind.index()] += held;
+        if self.unchanged {
+            state.unchanged += held;
+        }
     }
 }
 

@@ -138,6 +138,12 @@ def on_the_server(server):
     return by_uid(texts)
 
 
+def at(place):
+    """Says where the scenario is, and waits until it may go on."""
+    print(place, flush=True)
+    sys.stdin.readline()
+
+
 def settle(*devices):
     """Syncs the devices in turn until each has what the others sent."""
     for device in (*devices, *devices):
@@ -201,10 +207,13 @@ def display_name(laptop, phone):
 
 
 def nothing_new(*devices):
-    for _ in range(2):
+    """What clients do most of the time: the first of these syncs may be a device's first since the last change."""
+    for turn in ("first", "second", "third"):
+        at(f"the {turn} sync without a change")
         for device in devices:
             said = device.run("sync")
             assert "Copying" not in said and "Deleting" not in said, said
+    at("synced")
 
 
 def main(server, output):

@@ -30,6 +30,12 @@ async function settle() {
   throw new Error('after 6 syncs of each device there is still something to move');
 }
 
+// Says where the scenario is, and waits until it may go on.
+function at(place) {
+  fs.writeSync(1, `${place}\n`);
+  fs.readSync(0, Buffer.alloc(100));
+}
+
 async function change(database, id, edit) {
   const document = await database.get(id);
   edit(document);
@@ -127,11 +133,41 @@ async function withoutACopy() {
   await settle();
 }
 
+// What clients do most of the time: the first of these syncs may be a device's first since the last change.
 async function nothingNew() {
-  for (let turn = 0; turn < 3; turn += 1) {
+  for (const turn of ['first', 'second', 'third']) {
+    at(`the ${turn} sync without a change`);
     assert.strictEqual(await sync(laptop, 'alice'), 0);
     assert.strictEqual(await sync(phone, 'bob'), 0);
   }
+  at('synced');
+}
+
+// Both write and sync while the way to the server is cut now and then: a sync that fails is begun again, as an app does. How many failed is
+// said at the end.
+async function interruptions() {
+  let failed = 0;
+  const stubborn = async (device, user) => {
+    for (let turn = 0; turn < 100; turn += 1) {
+      try {
+        return await sync(device, user);
+      } catch (error) {
+        failed += 1;
+        await new Promise((wake) => setTimeout(wake, 50));
+      }
+    }
+    throw new Error('100 syncs failed one after the other');
+  };
+  at('interruptions');
+  for (let turn = 0; turn < 8; turn += 1) {
+    for (const [device, user, note] of [[laptop, 'alice', 'note-7'], [phone, 'bob', 'note-8']]) {
+      await device.bulkDocs([...Array(5).keys()].map((n) => ({ _id: `cut-${user}-${turn}-${n}`, text: `written in turn ${turn}` })));
+      await change(device, note, (edited) => { edited.text = `turn ${turn}`; });
+      await stubborn(device, user);
+    }
+  }
+  for (let turn = 0; (await stubborn(laptop, 'alice')) + (await stubborn(phone, 'bob')) > 0; turn += 1) assert(turn < 6);
+  at(`${failed} syncs failed`);
 }
 
 // A second database, made and dropped.
@@ -163,11 +199,13 @@ async function held(database) {
   await live();
   await withoutACopy();
   await anotherDatabase();
+  await interruptions();
   await nothingNew();
   const documents = { laptop: await held(laptop), phone: await held(phone), server: await held(remote('alice')) };
   const made = { note: 40, phone: 10, import: 600, 'live-laptop': 5, 'live-phone': 5 };
   const expected = Object.entries(made).flatMap(([kind, count]) => [...Array(count).keys()].map((n) => `${kind}-${n}`))
-    .filter((id) => !['note-3', 'phone-4'].includes(id)).concat('straße 100 % ü', 'photo', 'direct');
+    .filter((id) => !['note-3', 'phone-4'].includes(id)).concat('straße 100 % ü', 'photo', 'direct')
+    .concat(['alice', 'bob'].flatMap((user) => [...Array(40).keys()].map((n) => `cut-${user}-${Math.floor(n / 5)}-${n % 5}`)));
   assert.deepStrictEqual(Object.keys(documents.laptop.documents).sort(), expected.sort());
   fs.writeFileSync(output, JSON.stringify(documents));
   process.exit(0);

@@ -89,6 +89,12 @@ class Device:
         raise AssertionError(f"still in conflict: {sorted(self.changed)}")
 
 
+def at(place):
+    """Says where the scenario is, and waits until it may go on."""
+    print(place, flush=True)
+    sys.stdin.readline()
+
+
 def settle(*devices):
     """Syncs the devices in turn until each has what the others sent."""
     for device in (*devices, *devices):
@@ -164,9 +170,12 @@ def the_bucket_with_two_names(laptop, phone):
 
 
 def nothing_new(*devices):
-    for _ in range(3):
+    """What clients do most of the time: the first of these syncs may be a device's first since the last change."""
+    for turn in ("first", "second", "third"):
+        at(f"the {turn} sync without a change")
         for device in devices:
             assert device.sync() == 0
+    at("synced")
 
 
 def main(server, output):
@@ -182,7 +191,9 @@ def main(server, output):
     settle(laptop, phone)
     own_laptop, own_phone = (Device(server, "default", "settings") for _ in range(2))
     the_bucket_with_two_names(own_laptop, own_phone)
-    nothing_new(laptop, phone, own_laptop, own_phone)
+    for device in (own_laptop, own_phone):
+        assert device.sync() == 0
+    nothing_new(laptop, phone)
     held = {
         "laptop": {**laptop.now(), **own_laptop.now()},
         "phone": {**phone.now(), **own_phone.now()},

@@ -170,10 +170,9 @@ impl Ledger {
         unchanged(s, root, reads.keys.iter().map(|key| self.shard(*key).look(*key).0))
     }
 
-    /// Documents have other names from now on: what is in doubt, or may lag, under the old ones is so under all of the new ones, for as long.
-    pub fn doubt_everything(&self) {
-        let latest = Cell::from(self.root.everything());
-        let packed = pack(latest.quiet_from, latest.quiet);
+    /// Documents have other names from now on: what may be in doubt under old ones is so under all of the new ones.
+    pub fn doubt_everything(&self, quiet_from: Moment) {
+        let packed = pack(quiet_from, Quiet::Doubt);
         self.root.pass(packed, Cause::RELOADED.0);
         self.root.notice_all(packed, Cause::RELOADED.0);
     }

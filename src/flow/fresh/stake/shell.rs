@@ -425,6 +425,8 @@ impl Stake {
         let may = replay::may_keep(&Method::GET, &HeaderMap::new(), head, rules, is_noise);
         if let Some((stored, why)) = asking.against.take()
             && asking.kept != Err(NotKept::OnlyIf)
+            // Else its documents have other names by now, under which it would be seen what was written meanwhile.
+            && self.member.is_current()
         {
             self.judge(&asking.poll, &stored, why, head.status, judge::digest(head, body, rules));
         }
