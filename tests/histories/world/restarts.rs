@@ -102,8 +102,8 @@ impl World {
         }
         if !self.is(Fault::ReloadForgetsQuiet) {
             // Those that ended before, too, may have written what was not declared.
-            self.ledger.doubt_everything();
-            let quiet_from = self.reference.quiet_from();
+            let quiet_from = self.quiet(false);
+            self.ledger.doubt_everything(moment(quiet_from));
             self.reference.notice(ALL, order, quiet_from);
         }
         if self.bounds.misread {
