@@ -249,7 +249,9 @@ class Run:
         number = len(self.gates)
         log = self.folder / f"access-{number}.log"
         # Only at the first start nothing can be in flight.
-        settings = [f"log.access={log}", *SETTINGS, f"fresh.start_doubt={DOUBT_SECONDS if number else 0}s", *([ON] if self.on else []), *([BEHIND_CDN] if self.on and self.service.cdn else [])]
+        settings = [f"log.access={log}", *SETTINGS, f"fresh.start_doubt={DOUBT_SECONDS if number else 0}s"]
+        if self.on:
+            settings += [ON, BEHIND_CDN] if self.service.cdn else [ON]
         command = [self.tidegate, "run", "--listen", f"127.0.0.1:{self.front}", "--app", f"127.0.0.1:{self.app}",
                    "--admin", f"127.0.0.1:{self.admin}", "--profile", self.name, *(word for key in settings for word in ("--set", key))]
         self.gate = self.running.enter_context(Process(f"tidegate-{number}", command, self.folder))
@@ -299,7 +301,8 @@ class Run:
             self.at_rest()
             if place == TURNS[0]:
                 time.sleep(DOUBT_SECONDS + 0.2)
-            self.marks[place] = Mark(len(self.lines()), len(self.hop.requests) if self.on else 0, len(self.recorded() or ()), self.metrics())
+            requests = len(self.hop.requests) if self.on else 0
+            self.marks[place] = Mark(len(self.lines()), requests, len(self.recorded() or ()), self.metrics())
             if self.on and place == SYNCED:
                 self.must_answer_alike()
                 self.at_rest()
@@ -458,7 +461,8 @@ def look_at_verification(run):
     asked = sum(map(len, polls(run)[1:-1]))
     print(f"  found right: {end[right]:.0f} in all, {end[right] - begin[right]:.0f} of the {asked} polls from the second sync without a change on")
     if end[wrong] or end[unjudged] != begin[unjudged] or end[right] - begin[right] != asked or not asked:
-        raise Failure(f"of {asked} polls, {end[right] - begin[right]:.0f} were found right, {end[unjudged] - begin[unjudged]:.0f} not judged; {end[wrong]:.0f} wrong")
+        counted = {result: end[result] - begin[result] for result in (right, unjudged)}
+        raise Failure(f"of {asked} polls: {counted}; wrong in all: {end[wrong]:.0f}")
 
 
 def look_at_interruptions(run):
