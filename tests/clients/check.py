@@ -17,7 +17,8 @@ The list is TOML. `clients` says how many clients the log must tell apart. Each 
     outcome    the outcomes that may be there; else "forwarded"
     times      how many lines must agree with the row, where the scenario fixes it
     asked      what the query must hold, by the app's own record of the same requests (--record; JSON lines with `method` and `target`): as many
-               lines must agree with the row and say that the app was asked as the record has requests of this method, path and query. { feed = ["longpoll"] }; [] is absent
+               lines must agree with the row and say that the app was asked as the record has requests of this method, path and
+               query. { feed = ["longpoll"] }; [] is absent
     optional   true: the row need not be hit
 
 Every line must agree with exactly one row and every row must be hit. Nothing but the standard library is needed.
@@ -230,7 +231,8 @@ class List:
             if "asked" in row.table and record is not None:
                 asked = sum(map(row.asks, record))
                 if asked != row.asked:
-                    mistakes.append(f"row {row.name} -> {row.table['route']}: {row.asked} lines say that the app was asked, but it was asked {asked} times")
+                    what = f"{row.asked} lines say that the app was asked, but it was asked {asked} times"
+                    mistakes.append(f"row {row.name} -> {row.table['route']}: {what}")
         return mistakes
 
     def counts(self):

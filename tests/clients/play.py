@@ -48,7 +48,7 @@ SETTINGS = ('report.expose="none"', "gate.long_cost=10m", "class.noop.long_after
 # The services here commit within milliseconds, so that two seconds of doubt are enough. No answer is asked again for a sample: what reaches the
 # server is counted.
 DOUBT_SECONDS = 2
-SETTINGS += (f"fresh.doubt={DOUBT_SECONDS}s", f"fresh.start_doubt={DOUBT_SECONDS}s", "fresh.audit=0")
+SETTINGS += (f"fresh.doubt={DOUBT_SECONDS}s", "fresh.audit=0")
 ON = 'fresh.mode="on"'
 BEHIND_CDN = 'listen.trusted_proxies=["127.0.0.1/32"]'
 TURNS = tuple(f"the {turn} sync without a change" for turn in ("first", "second", "third"))
@@ -201,6 +201,7 @@ class Mark:
 
     lines: int                     # of the access log of the last process
     requests: int                  # that the hop had passed on
+    recorded: int                  # requests that the server had written down, if it does
     metrics: dict
 
 
@@ -247,7 +248,10 @@ class Run:
         """A process of tidegate, always on the same ports, each with an access log of its own."""
         number = len(self.gates)
         log = self.folder / f"access-{number}.log"
-        settings = [f"log.access={log}", *SETTINGS, *([ON] if self.on else []), *([BEHIND_CDN] if self.on and self.service.cdn else [])]
+        # Only at the first start nothing can be in flight.
+        settings = [f"log.access={log}", *SETTINGS, f"fresh.start_doubt={DOUBT_SECONDS if number else 0}s"]
+        if self.on:
+            settings += [ON, BEHIND_CDN] if self.service.cdn else [ON]
         command = [self.tidegate, "run", "--listen", f"127.0.0.1:{self.front}", "--app", f"127.0.0.1:{self.app}",
                    "--admin", f"127.0.0.1:{self.admin}", "--profile", self.name, *(word for key in settings for word in ("--set", key))]
         self.gate = self.running.enter_context(Process(f"tidegate-{number}", command, self.folder))
@@ -297,7 +301,8 @@ class Run:
             self.at_rest()
             if place == TURNS[0]:
                 time.sleep(DOUBT_SECONDS + 0.2)
-            self.marks[place] = Mark(len(self.lines()), len(self.hop.requests) if self.on else 0, self.metrics())
+            requests = len(self.hop.requests) if self.on else 0
+            self.marks[place] = Mark(len(self.lines()), requests, len(self.recorded() or ()), self.metrics())
             if self.on and place == SYNCED:
                 self.must_answer_alike()
                 self.at_rest()
@@ -441,6 +446,10 @@ def look_at_hits(run):
         if turn != TURNS[0] and (missed or not asked):
             shown = "\n".join(f"    {check.about(line)} {line['route']}: {line['outcome']}" for line in missed[: check.SHOWN_MAX])
             raise Failure(f"{turn}: put to the server, although nothing has changed:\n{shown}")
+    begin, end = run.marks[TURNS[1]], run.marks[SYNCED]
+    put = sum(json.loads(line)["outcome"] not in check.OWN for line in run.lives[-1].splitlines()[begin.lines : end.lines])
+    if run.service.recorded and end.recorded - begin.recorded != put:
+        raise Failure(f"the server was asked {end.recorded - begin.recorded} times from {TURNS[1]} on, not {put} times")
     own = sum(line["outcome"] in check.OWN for line in everything)
     print(f"  in all: {own} of {len(everything)} polls; {len(run.again)} questions answered as by the server, byte for byte")
 
@@ -452,7 +461,8 @@ def look_at_verification(run):
     asked = sum(map(len, polls(run)[1:-1]))
     print(f"  found right: {end[right]:.0f} in all, {end[right] - begin[right]:.0f} of the {asked} polls from the second sync without a change on")
     if end[wrong] or end[unjudged] != begin[unjudged] or end[right] - begin[right] != asked or not asked:
-        raise Failure(f"of {asked} polls, {end[right] - begin[right]:.0f} were found right, {end[unjudged] - begin[unjudged]:.0f} not judged; {end[wrong]:.0f} wrong")
+        counted = {result: end[result] - begin[result] for result in (right, unjudged)}
+        raise Failure(f"of {asked} polls: {counted}; wrong in all: {end[wrong]:.0f}")
 
 
 def look_at_interruptions(run):
