@@ -6,6 +6,10 @@
 //! A history that fails is cut down to the steps that it takes. `SEED=n` runs one history again, `HISTORIES=n` more of them; `TELL=1` tells how
 //! each fault is found.
 
+#![expect(clippy::similar_names, clippy::struct_excessive_bools, reason = "attempts have many facts, and verbs have tenses")]
+#![expect(clippy::unnecessary_wraps, reason = "every step of a history has one form")]
+#![expect(clippy::print_stdout, reason = "seeds are to be seen")]
+
 mod app;
 mod bounds;
 mod coding;

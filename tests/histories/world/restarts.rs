@@ -28,7 +28,9 @@ impl World {
     pub(super) fn all_gone(&mut self) {
         for write in std::mem::take(&mut self.writes) {
             let attempt = write.attempt.filter(|attempt| !self.app.attempts[*attempt].known);
-            attempt.into_iter().for_each(|attempt| self.lost(attempt));
+            if let Some(attempt) = attempt {
+                self.lost(attempt);
+            }
         }
         for poll in &mut self.polls {
             (poll.phase, poll.member, poll.ticket) = (Phase::Done, None, None);

@@ -52,7 +52,7 @@ impl World {
         let scope = WRITES[usize::from(self.bounds.writes[usize::from(shape) % self.bounds.writes.len()]) % WRITES.len()];
         let route = RouteId(u16::from(kind / 8 % 2));
         let generation = match &self.retired {
-            Some(retired) if kind / 16 % 8 == 0 => Arc::clone(retired),
+            Some(retired) if (kind / 16).is_multiple_of(8) => Arc::clone(retired),
             _ => Arc::clone(&self.generation),
         };
         // Generations that misread have even numbers.
@@ -191,7 +191,9 @@ impl World {
         self.app.attempts[index].open = self.app.attempts[index].is_tunnel;
         if self.is(Fault::BeginsAfterFirstByte) {
             let late = self.writes.iter().position(|write| write.attempt == Some(index) && write.event.is_none());
-            late.into_iter().for_each(|write| self.register(write));
+            for write in late {
+                self.register(write);
+            }
         }
         Ok(())
     }
