@@ -191,7 +191,7 @@ impl World {
         self.app.attempts[index].open = self.app.attempts[index].is_tunnel;
         if self.is(Fault::BeginsAfterFirstByte) {
             let late = self.writes.iter().position(|write| write.attempt == Some(index) && write.event.is_none());
-            for write in late {
+            if let Some(write) = late {
                 self.register(write);
             }
         }
