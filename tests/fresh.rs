@@ -95,7 +95,7 @@ fn is_hit(answer: &Answer) -> bool {
     status(answer) == "tidegate; hit"
 }
 
-async fn asked(app: &App, beginning: &str) -> usize {
+fn asked(app: &App, beginning: &str) -> usize {
     app.seen_of(beginning).len()
 }
 
@@ -120,7 +120,7 @@ async fn a_poll_is_answered_here_until_its_document_is_written() {
     assert_eq!((again.header("x-version"), again.header("age")), (Some("1"), None));
     assert!(again.header("date").is_some());
     assert!(is_hit(&ask(&tidegate, "/a?bytes=100&h=x-version:1&h=age:7").await));
-    assert_eq!(asked(&app, "/a").await, 1);
+    assert_eq!(asked(&app, "/a"), 1);
 
     assert_eq!(put(&tidegate, "/b").await.status, 200);
     assert!(is_hit(&ask(&tidegate, "/a?bytes=100&h=x-version:1&h=age:7").await), "another document was written");
@@ -272,7 +272,7 @@ async fn identical_polls_share_one_question_and_one_seat() {
         assert_eq!((answer.status, answer.body.len()), (200, 7));
         assert!(status(&answer).contains("collapsed"), "{}", status(&answer));
     }
-    assert_eq!(asked(&app, "/a").await, 1);
+    assert_eq!(asked(&app, "/a"), 1);
     let lines = tidegate.at_rest(21).await;
     assert_eq!(lines.iter().filter(|line| line["outcome"] == "joined").count(), 20);
 }
@@ -290,7 +290,7 @@ async fn a_poll_that_all_its_clients_left_runs_on_and_serves_the_retry() {
     tidegate.until_metric("tidegate_fresh_joiners", 0.0).await;
     app.let_go("shown");
     until_hit(&tidegate, "/a?until=shown&bytes=5").await;
-    assert_eq!(asked(&app, "/a").await, 1);
+    assert_eq!(asked(&app, "/a"), 1);
 }
 
 #[tokio::test]
@@ -300,7 +300,7 @@ async fn an_answer_that_comes_after_our_504_is_kept() {
     assert_eq!(ask(&tidegate, "/a?until=shown&bytes=5").await.status, 504);
     app.let_go("shown");
     assert_eq!(until_hit(&tidegate, "/a?until=shown&bytes=5").await.body.len(), 5);
-    assert_eq!(asked(&app, "/a").await, 1);
+    assert_eq!(asked(&app, "/a"), 1);
 }
 
 #[tokio::test]
@@ -315,13 +315,13 @@ async fn polls_that_may_not_join_wait_and_share_the_next_one() {
         others.push(send(&tidegate, "/a?until=first&count").await);
     }
     tidegate.until_metric("tidegate_fresh_joiners", 4.0).await;
-    assert_eq!(asked(&app, "/a?until=first&count").await, 1, "one asks, and one waits");
+    assert_eq!(asked(&app, "/a?until=first&count"), 1, "one asks, and one waits");
     app.let_go("first");
     assert_eq!(old.answer().await.header("x-count"), Some("1"));
     for other in &mut others {
         assert_eq!(other.answer().await.header("x-count"), Some("2"), "they came after the write");
     }
-    assert_eq!(asked(&app, "/a?until=first&count").await, 2);
+    assert_eq!(asked(&app, "/a?until=first&count"), 2);
 }
 
 #[tokio::test]
@@ -336,7 +336,7 @@ async fn an_answer_too_long_to_be_shared_goes_to_the_first_and_the_others_ask_fo
     for poll in &mut polls {
         assert_eq!(poll.answer().await.body.len(), 300_000);
     }
-    assert_eq!(asked(&app, "/a").await, 2);
+    assert_eq!(asked(&app, "/a"), 2);
 }
 
 #[tokio::test]
@@ -502,7 +502,7 @@ async fn in_verify_mode_everything_is_forwarded_and_it_is_counted_what_would_hav
     for _ in 0..3 {
         assert_eq!(ask(&tidegate, "/a?bytes=3").await.status, 200);
     }
-    assert_eq!(asked(&app, "/a").await, 3);
+    assert_eq!(asked(&app, "/a"), 3);
     assert_eq!(status(&ask(&tidegate, "/a?bytes=3").await), "tidegate; fwd=bypass; stored; detail=verify");
     ask(&tidegate, "/b?count").await;
     ask(&tidegate, "/b?count").await;
