@@ -2,17 +2,17 @@
 //!
 //! A *cell* holds a document's last write (a number from one sequence), how many writes of it run, and `quiet_from`: before that moment what the
 //! app shows of it need not last, because a write was lost on the way or replicas lag behind. Documents that were written of late have cells of
-//! their own in a [`shard`]; all others share that shard's floor. Polls make no cells. The cell `all` is part of every document.
+//! their own in a `shard`; all others share that shard's floor. Polls make no cells. The cell `all` is part of every document.
 //!
 //! A write begins in all its cells before its first byte goes to the app, and ends when nothing of it can come any more. A poll takes
 //! the sequence as its `s` first and then asks whether its documents are *solid*: nobody writes them, and they are quiet. A solid poll's answer
-//! is *proven* at a later moment if no document of it was written since `s` ([`proves`]). That is all: a write that began before `s`
+//! is *proven* at a later moment if no document of it was written since `s` (`proves`). That is all: a write that began before `s`
 //! had ended when the poll was asked, for else the poll would not be solid; one that began after it shows in `last_write`.
 //!
 //! There is no time of check to time of use: an answer takes effect at its check, which lies after its poll's start. Many documents need no
 //! snapshot: "not written since s" can only turn false, so what holds at the last document's check held at the first one's.
 //!
-//! Here and in [`cell`], [`shard`] and [`atomic`] are the decisions; `shell` puts a lock around each shard.
+//! Here and in `cell`, `shard` and `atomic` are the decisions; `shell` puts a lock around each shard.
 
 mod atomic;
 mod cell;
