@@ -177,7 +177,7 @@ async fn a_change_that_nobody_announced_is_found_and_its_route_put_back_until_an
     tidegate.until_metric("tidegate_fresh_mismatches_total{route=\"read\"}", 1.0).await;
     // The difference counts as a write; what the app says now is kept, and only compared.
     assert_eq!(poll(&tidegate).await.0, "tidegate; fwd=stale; stored; detail=writer");
-    assert_eq!(poll(&tidegate).await, ("tidegate; fwd=bypass; detail=verify".to_owned(), "version 2".to_owned()));
+    assert_eq!(poll(&tidegate).await, ("tidegate; fwd=bypass; stored; detail=verify".to_owned(), "version 2".to_owned()));
     let state = tidegate.state().await;
     assert_eq!(state["fresh"]["now"]["distrusted"], json!(["read"]), "{state}");
     assert!(tidegate.events().contains("put back to verify"), "{}", tidegate.events());
