@@ -54,6 +54,11 @@ answer = { statuses = [200, 404] }
 name = "write"
 path = "/{id}"
 writes = ["doc:{path.id}"]
+
+[[route]]
+name = "last"
+path = "/last"
+writes = []
 "#;
 
 const ON: &str = "fresh.mode = \"on\"\nfresh.start_doubt = \"0s\"\nfresh.doubt = \"700ms\"\n";
@@ -423,6 +428,46 @@ async fn while_a_write_runs_whose_document_only_its_reply_names_nothing_is_answe
     // A reply that names none.
     assert_eq!(request(tidegate.listen, "POST", "/inbox", &["authorization: bob"], b"x").await.status, 200);
     assert!(!is_hit(&ask(&tidegate, "/b").await));
+}
+
+#[tokio::test]
+async fn what_a_reply_names_may_be_written_until_its_last_byte() {
+    let app = App::start().await;
+    let tidegate = start(&app, "").await;
+    assert!(!is_hit(&ask(&tidegate, "/a").await));
+    let mut inbox = Wire::connect(tidegate.listen).await;
+    inbox.send(message("POST", "/inbox?h=x-document:a&bytes=2&piece=1&halt=put", &["authorization: bob"], b"x")).await;
+    assert!(inbox.head().await.is_some(), "the head, and with it the document's name, has come");
+    assert!(!is_hit(&ask(&tidegate, "/a").await), "this may show the document as it was");
+    app.let_go("put");
+    assert_eq!(inbox.bytes(2).await.len(), 2);
+    tidegate.at_rest(3).await;
+    assert!(!is_hit(&ask(&tidegate, "/a").await), "the write was acknowledged");
+}
+
+#[tokio::test]
+async fn a_write_that_one_reload_spared_counts_at_the_next() {
+    let app = App::start().await;
+    let tidegate = start(&app, "").await;
+    let mut write = Wire::connect(tidegate.listen).await;
+    write.send(message("PUT", "/a?until=put", &["authorization: bob"], b"x")).await;
+    app.until_running("a", 1).await;
+    let profile = tidegate.config().with_file_name("profile.toml");
+    let change = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&profile).expect("the profile");
+        std::fs::write(&profile, text.replace(from, to)).expect("it is written");
+    };
+    // A route behind that of the write.
+    change("name = \"last\"\npath = \"/last\"", "name = \"last\"\npath = \"/utmost\"");
+    assert_eq!(tidegate.tell("/reload").await.0, 200);
+    change("doc:", "note:");
+    assert_eq!(tidegate.tell("/reload").await.0, 200);
+    // Longer than everything is in doubt after a reload.
+    pause(900).await;
+    assert_eq!(status(&ask(&tidegate, "/a?bytes=1").await), "tidegate; fwd=bypass; detail=writer");
+    app.let_go("put");
+    assert_eq!(write.answer().await.status, 200);
+    assert_eq!(status(&ask(&tidegate, "/a?bytes=1").await), "tidegate; fwd=uri-miss; stored");
 }
 
 #[tokio::test]

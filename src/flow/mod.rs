@@ -24,6 +24,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -104,6 +105,8 @@ pub struct Flow {
     pub report: Report,
     /// How far a drain has come.
     pub drain: Drain,
+    /// Plans that a reload has replaced, of which requests still run.
+    old: Mutex<Vec<Arc<Plan>>>,
     tasks: TaskTracker,
     linger: Arc<Linger>,
     memory: Arc<Budget>,
@@ -173,6 +176,7 @@ impl Flow {
             origin: Origin::new(&settings.app, settings.listen.body_rate_min, tasks.clone(), drain.clone()),
             report,
             drain,
+            old: Mutex::default(),
             tasks,
             linger: Arc::new(Linger::new(gate.lingering_max, gate.linger, gate.linger_bytes)),
             memory: Arc::new(Budget::new(settings.inspect.memory_max)),
@@ -202,14 +206,20 @@ impl Flow {
 
     /// A profile that reads everything as the one before does goes on with what is stored; any other begins anew (FRESH rule 17).
     fn renew(&self, plan: &mut Plan) {
-        let old = self.plan.load();
-        let alike = |route| old.profile.meaning_up_to(route) == plan.profile.meaning_up_to(route);
-        if alike(RouteId::UNMATCHED) {
-            plan.generation = Arc::clone(&old.generation);
+        let current = self.plan.load_full();
+        let alike = |old: &Plan, route| old.profile.meaning_up_to(route) == plan.profile.meaning_up_to(route);
+        if alike(&current, RouteId::UNMATCHED) {
+            plan.generation = Arc::clone(&current.generation);
             return;
         }
         let dropped = self.fresh.answers.view().count;
-        self.fresh.retire(&old.generation, alike);
+        let mut old = self.old.lock();
+        old.retain(|plan| !plan.generation.is_empty());
+        old.push(current);
+        for old in &*old {
+            // What was read alike by the last profile need not be by this one.
+            self.fresh.retire(&old.generation, |route| alike(old, route));
+        }
         tracing::warn!(dropped, "the profile reads requests differently from the one before: every stored answer was dropped");
     }
 
@@ -248,10 +258,16 @@ impl Flow {
     async fn path(self: &Arc<Self>, head: Parts, body: Incoming, under: &Under<'_>) -> Result<Answered, Box<Answered>> {
         let arrived = self.accept(head, body, under)?;
         let (asked, intent) = self.classify(arrived, under).await?;
-        match self.fresh(asked, intent, under)? {
-            Standing::Alone(asked, intent) => self.alone(asked, intent, under).await,
-            Standing::Leads(lead, asked, intent) => self.lead(lead, asked, intent, under).await,
-            Standing::Shares(member, shared, asked, intent) => self.share(member, shared, asked, intent, under).await,
+        let standing = self.fresh(asked, intent, under)?;
+        self.stand(standing, under).await
+    }
+
+    async fn stand(self: &Arc<Self>, standing: Standing, under: &Under<'_>) -> Result<Answered, Box<Answered>> {
+        match standing {
+            // Boxed: what is answered here need not carry the rest of the path along, whose futures are large.
+            Standing::Alone(asked, intent) => Box::pin(self.alone(asked, intent, under)).await,
+            Standing::Leads(lead, asked, intent) => Box::pin(self.lead(lead, asked, intent, under)).await,
+            Standing::Shares(member, shared, asked, intent) => Box::pin(self.share(member, shared, asked, intent, under)).await,
         }
     }
 

@@ -18,6 +18,7 @@ use super::{
         Again, Delivered, Why,
         join::shell::{Lead, Member, Place, Shared},
         ledger::Stale,
+        question::Question,
         replay,
         shell::Local,
     },
@@ -38,9 +39,6 @@ use crate::{
 
 /// The class of what is asked again.
 const NOOP: Class = Class(0);
-
-/// Who asks again, for the fair queues and the caps.
-const OURSELVES: ClientKey = ClientKey(u64::MAX);
 
 /// What becomes of a request that was read.
 pub(super) enum Standing {
@@ -75,7 +73,7 @@ impl Flow {
     pub(super) fn fresh(self: &Arc<Self>, mut asked: Asked, intent: Intent, under: &Under<'_>) -> Result<Standing, Box<Answered>> {
         let Some(poll) = asked.poll.clone() else { return Ok(Standing::Alone(asked, intent)) };
         note(poll.route, Why::Miss, under);
-        match self.fresh.replay(&poll, asked.stake.member(), !self.origin.is_up()) {
+        match self.fresh.replay(&poll, asked.stake.member(), self.is_away(&intent, under.plan)) {
             Ok(local) if poll.mode == FreshMode::On => {
                 self.knock(&intent, under)?;
                 return Err(self.local(local, Some((asked, intent)), under));
@@ -94,7 +92,7 @@ impl Flow {
         if poll.mode != FreshMode::On || !asked.stake.member().is_current() {
             return Ok(Standing::Alone(asked, intent));
         }
-        match self.fresh.arrive(&poll, !self.origin.is_up()) {
+        match self.fresh.arrive(&poll, self.is_away(&intent, under.plan)) {
             Place::Lead(lead) => Ok(Standing::Leads(lead, asked, intent)),
             Place::Member(member, shared) => {
                 self.knock(&intent, under)?;
@@ -102,6 +100,11 @@ impl Flow {
             }
             Place::Full => Err(refused_by(&Refusal { rule: Rule::QueueFull, own_doing: false, retry_after: pause() }, under)),
         }
+    }
+
+    /// Whether the app is down, or the class is closed for maintenance: then answers last longer.
+    fn is_away(&self, intent: &Intent, plan: &Plan) -> bool {
+        !self.origin.is_up() || plan.settings.of(intent.class).closed
     }
 
     /// A client's own rate is the only rule that concerns what needs no seat.
@@ -138,7 +141,7 @@ impl Flow {
         let Some(poll) = &asked.poll else { return };
         let class = if intent.class == intent.long { intent.long } else { NOOP };
         let lead = self.fresh.joins.refresh(poll.question);
-        let permit = lead.as_ref().and_then(|_| self.gate.spare(Intent { class, client: OURSELVES, ..intent }));
+        let permit = lead.as_ref().and_then(|_| self.gate.spare(Intent { class, client: ourselves(poll.question), ..intent }));
         let (Some(lead), Some(permit)) = (lead, permit) else {
             self.report.not_asked_again(why);
             return;
@@ -197,12 +200,10 @@ impl Flow {
             Some(Delivered::Refused(refusal)) => Err(refused_by(&refusal, under)),
             Some(Delivered::Failed(kind)) => Err(app_failed(kind, under)),
             None => Err(app_failed(FailureKind::ResponseIncomplete, under)),
+            // A write may have begun since: then it is a poll like any other again.
             Some(Delivered::Stored) => {
-                let local = asked.poll.as_ref().and_then(|poll| self.fresh.replay(poll, asked.stake.member(), !self.origin.is_up()).ok());
-                match local {
-                    Some(local) => Err(self.local(local, None, under)),
-                    None => self.alone(asked, intent, under).await,
-                }
+                let standing = self.fresh(asked, intent, under)?;
+                Box::pin(self.stand(standing, under)).await
             }
             Some(Delivered::Alone) => self.alone(asked, intent, under).await,
         }
@@ -212,12 +213,13 @@ impl Flow {
 impl Call {
     async fn ask(self, asked: Asked, intent: Intent) -> Met {
         let Self { flow, lead, tracked, plan } = &self;
+        let away = flow.is_away(&intent, plan);
         if !lead.has_turn() {
             tokio::select! {
                 () = lead.turn() => {}
                 () = lead.abandoned() => return Met::Nobody,
             }
-            if let Some(local) = self.again(&asked) {
+            if let Some(local) = self.again(&asked, away) {
                 return Met::Local(local);
             }
         }
@@ -238,7 +240,7 @@ impl Call {
             exchange.predicted = permit.predicted;
         });
         if permit.waited > Duration::ZERO
-            && let Some(local) = self.again(&asked)
+            && let Some(local) = self.again(&asked, away)
         {
             permit.unused();
             return Met::Local(local);
@@ -259,8 +261,8 @@ impl Call {
     }
 
     /// Whether it was answered while it waited (rule 11).
-    fn again(&self, asked: &Asked) -> Option<Local> {
-        let local = self.flow.fresh.replay(asked.poll.as_ref()?, asked.stake.member(), !self.flow.origin.is_up()).ok()?;
+    fn again(&self, asked: &Asked, away: bool) -> Option<Local> {
+        let local = self.flow.fresh.replay(asked.poll.as_ref()?, asked.stake.member(), away).ok()?;
         self.lead.deliver(Delivered::Stored);
         Some(local)
     }
@@ -308,6 +310,13 @@ fn answered_by(exchange: &mut Exchange, end: PollEnd) {
 fn patience(asked: &Asked, under: &Under<'_>) -> Instant {
     let head_timeout: Duration = under.plan.settings.of(asked.class).head_timeout;
     clock::instant(under.tracked.note(|exchange| exchange.arrived) + head_timeout)
+}
+
+/// Who asks again, for the fair queues and the caps: each question is a client of its own, as none may hold another up.
+fn ourselves(question: Question) -> ClientKey {
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+    let half = question.0 as u64;
+    ClientKey(half)
 }
 
 fn late() -> CallError {

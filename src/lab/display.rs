@@ -159,6 +159,7 @@ fn picture(scenario: &Scenario, offset: Duration, sides: &[Side; 2]) -> String {
     row("database connections in use", &|side| format!("{} of {}", side.pool.busy, scenario.service.connections));
     row("requests that wait for one", &|side| side.pool.waiting.to_string());
     row("  for", &|side| time(pace, side.pool.wait));
+    row("polls that tidegate answered itself, so far", &|side| percent(side.recent.polls.by_tidegate()));
     row("refused so far", &|side| side.recent.refused.to_string());
     row("given up on so far", &|side| side.recent.timed_out.to_string());
     text

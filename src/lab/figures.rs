@@ -141,13 +141,6 @@ impl Figures {
         }
     }
 
-    /// The share of answered polls that needed no question of their own at the service.
-    #[must_use]
-    pub fn local(&self) -> Share {
-        let PollsAnswered { service, stored, shared } = self.polls;
-        Share { part: stored + shared, of: service + stored + shared }
-    }
-
     /// Answers that should not have been given.
     #[must_use]
     pub fn wrong(&self) -> u64 {
@@ -232,7 +225,7 @@ mod tests {
         let index = scenario.phases.iter().position(|phase| phase.faults.stopped).expect("there is one");
         let begin: Duration = scenario.phases[..index].iter().map(|phase| phase.lasts).sum();
         let at = |offset| Moment(0) + scenario.pace.clock(begin + offset);
-        let due = at(scenario.phases[index].lasts - Duration::from_secs(1));
+        let due = at(scenario.phases[index].lasts.saturating_sub(Duration::from_secs(1)));
         let wish = |after| Wish { kind: Kind::Poll, due, is_poll: true, answered: Some(due + scenario.pace.clock(after)) };
         let written = Wish { is_poll: false, ..wish(Duration::ZERO) };
         let counted = counted(vec![wish(Duration::from_millis(500)), wish(Duration::from_secs(2)), written], &[]);

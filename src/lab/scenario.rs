@@ -17,6 +17,8 @@ pub struct Scenario {
     pub seed: u64,
     /// How much faster than life it is played.
     pub pace: Pace,
+    /// Whether tidegate answers unchanged syncs itself, or forwards them all.
+    pub answers_unchanged: bool,
     /// The service.
     pub service: ServicePlan,
     /// Its clients.
@@ -200,6 +202,7 @@ fn scenario(table: &Table<'_>) -> Option<Scenario> {
     let name = required(table, "name", Table::text).map(str::to_owned);
     let seed = required(table, "seed", |table, key| table.integer(key, 0..=u64::from(u32::MAX)));
     let pace = required(table, "pace", |table, key| table.number(key, 1.0..=100.0));
+    let answers_unchanged = if table.node("answers_unchanged").is_some() { table.flag("answers_unchanged") } else { Some(true) };
     let service = required(table, "service", Table::table).as_ref().and_then(service);
     let crowd = required(table, "crowd", Table::table).as_ref().and_then(crowd);
     let phases: Option<Vec<Phase>> = table.tables("phase").iter().map(phase).collect();
@@ -208,7 +211,15 @@ fn scenario(table: &Table<'_>) -> Option<Scenario> {
     if phases.is_empty() {
         table.mistakes.error(table.at, "nothing happens in it", "write at least one [[phase]]");
     }
-    Some(Scenario { name: name?, seed: seed?, pace: Pace(pace?), service: service?, crowd: crowd?, phases })
+    Some(Scenario {
+        name: name?,
+        seed: seed?,
+        pace: Pace(pace?),
+        answers_unchanged: answers_unchanged?,
+        service: service?,
+        crowd: crowd?,
+        phases,
+    })
 }
 
 fn service(table: &Table<'_>) -> Option<ServicePlan> {

@@ -46,7 +46,8 @@ pub fn settings(scenario: &Scenario, app: SocketAddr) -> String {
         ("settle", Some(fresh.settle)),
     ];
     // The service starts with tidegate: nothing can have been on its way to it before.
-    table("fresh", "mode = \"on\"\nstart_doubt = \"0s\"", &times);
+    let mode = if scenario.answers_unchanged { "on" } else { "off" };
+    table("fresh", &format!("mode = \"{mode}\"\nstart_doubt = \"0s\""), &times);
     table("gate", "", &[("linger", Some(default.gate.linger)), ("long_cost", Some(default.gate.long_cost))]);
     for (class, name) in default.classes.iter() {
         let class = default.of(class);

@@ -55,7 +55,7 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
         short(&mut text, &format!("{fault} {}", phase.name), &percent(*bare), &percent(*behind));
     }
     short(&mut text, "! the incident in all", &percent(bare.large_polls), &percent(behind.large_polls));
-    text.push('\n');
+    text.push_str("(from when they were due; a poll that is due while something typed waits to be sent is none: it goes with that.)\n\n");
     unchanged(&mut text, bare, behind);
     short(&mut text, "database seconds", "bare", "behind tidegate");
     for kind in Kind::ALL {
@@ -76,9 +76,14 @@ pub fn table(scenario: &Scenario, bare: &Figures, behind: &Figures) -> String {
 /// What tidegate answers itself, and in a maintenance window.
 fn unchanged(text: &mut String, bare: &Figures, behind: &Figures) {
     short(text, "unchanged syncs", "bare", "behind tidegate");
-    short(text, "polls answered without a question of their own at the service", &percent(bare.local()), &percent(behind.local()));
-    let stored = |figures: &Figures| percent(Share { part: figures.polls.stored, of: figures.local().of });
-    short(text, "  by tidegate, from what it has stored", &stored(bare), &stored(behind));
+    short(
+        text,
+        "polls answered without a question of their own at the service",
+        &percent(bare.polls.spared()),
+        &percent(behind.polls.spared()),
+    );
+    let stored = [bare, behind].map(|figures| percent(figures.polls.by_tidegate()));
+    short(text, "  by tidegate, from what it has stored", &stored[0], &stored[1]);
     if bare.maintenance.of + behind.maintenance.of > 0 {
         let name = "polls answered in the maintenance window";
         short(text, name, &percent(bare.maintenance), &percent(behind.maintenance));
@@ -187,7 +192,7 @@ fn spared(bare: &Figures, behind: &Figures) -> String {
         "Unchanged syncs: {} of the answered polls put no question of their own to the service, no-op syncs took {} database seconds \
          instead of {} ({saved} saved); of the large polls in the incident {} instead of {} were answered within the client's \
          time-out{maintenance}; of {} answers behind tidegate {} were stale, {} went backwards and {} were foreign.",
-        percent(behind.local()),
+        percent(behind.polls.spared()),
         seconds(behind.unchanged),
         seconds(bare.unchanged),
         percent(behind.large_polls),

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::{
     crowd::wire::AnsweredBy,
+    figures::Share,
     kind::{Kind, PerKind},
 };
 use crate::clock::{self, Moment};
@@ -71,6 +72,20 @@ pub struct PollsAnswered {
     pub shared: usize,
 }
 
+impl PollsAnswered {
+    /// What tidegate answered from what it has stored.
+    #[must_use]
+    pub fn by_tidegate(self) -> Share {
+        Share { part: self.stored, of: self.service + self.stored + self.shared }
+    }
+
+    /// What needed no question of its own at the service.
+    #[must_use]
+    pub fn spared(self) -> Share {
+        Share { part: self.stored + self.shared, ..self.by_tidegate() }
+    }
+}
+
 /// The clients' own record of one side.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -129,6 +144,8 @@ pub struct Recent {
     pub refused: u64,
     /// Requests that timed out since the start.
     pub timed_out: u64,
+    /// Who answered polls since the start.
+    pub polls: PollsAnswered,
 }
 
 impl Tally {
@@ -227,6 +244,7 @@ impl Tally {
             in_flight: state.in_flight,
             refused: sum(|endings| endings.refused),
             timed_out: sum(|endings| endings.timed_out),
+            polls: state.polls,
         }
     }
 }

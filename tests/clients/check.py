@@ -17,7 +17,8 @@ The list is TOML. `clients` says how many clients the log must tell apart. Each 
     outcome    the outcomes that may be there; else "forwarded"
     times      how many lines must agree with the row, where the scenario fixes it
     asked      what the query must hold, by the app's own record of the same requests (--record; JSON lines with `method` and `target`): as many
-               lines must agree with the row and say that the app was asked as the record has requests of this method, path and query. { feed = ["longpoll"] }; [] is absent
+               lines must agree with the row and say that the app was asked as the record has requests of this method, path and
+               query. { feed = ["longpoll"] }; [] is absent
     optional   true: the row need not be hit
 
 Every line must agree with exactly one row and every row must be hit. Nothing but the standard library is needed.
@@ -35,6 +36,7 @@ import urllib.parse
 TEXTS = ("time", "id", "client", "method", "path", "route", "class", "effect", "outcome")
 NUMBERS = ("status", "wait_ms", "total_ms", "bytes_in", "bytes_out")
 MAYBE_NUMBERS = ("app_ms", "db_ms")
+OWN = ("fresh", "joined")  # outcomes of polls that were not put to the app themselves, and so waited for no seat
 LEFT = ("gone",)  # outcomes of a client that left first, maybe before there was a status
 ROW_KEYS = {"method", "path", "route", "class", "effect", "documents", "when", "status", "outcome", "times", "asked", "optional"}
 COMPARED = ("route", "class", "effect")
@@ -133,7 +135,8 @@ def malformed(line):
     if not isinstance(line, dict):
         return ["not a JSON object"]
     found = [f"{field} is not a text" for field in TEXTS if not isinstance(line.get(field), str) or not line[field]]
-    may_be_null = (*MAYBE_NUMBERS, "status") if line.get("outcome") in LEFT else MAYBE_NUMBERS
+    missing = {"status": LEFT, "wait_ms": OWN}
+    may_be_null = (*MAYBE_NUMBERS, *(field for field, outcomes in missing.items() if line.get("outcome") in outcomes))
     for field in NUMBERS + MAYBE_NUMBERS:
         value = line.get(field)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
@@ -228,7 +231,8 @@ class List:
             if "asked" in row.table and record is not None:
                 asked = sum(map(row.asks, record))
                 if asked != row.asked:
-                    mistakes.append(f"row {row.name} -> {row.table['route']}: {row.asked} lines say that the app was asked, but it was asked {asked} times")
+                    what = f"{row.asked} lines say that the app was asked, but it was asked {asked} times"
+                    mistakes.append(f"row {row.name} -> {row.table['route']}: {what}")
         return mistakes
 
     def counts(self):

@@ -151,6 +151,22 @@ class TheWholeLog(unittest.TestCase):
         rows = POLL_AND_FEED.replace('route = "poll"', 'outcome = ["gone"]\nroute = "poll"')
         self.assertEqual(check.List(rows).check_line({**silent, "outcome": "gone"}), [])
 
+    def test_a_poll_that_was_not_put_to_the_app_is_no_mistake_where_local_answers_are_on(self):
+        own = {**self.lines[0], "outcome": "fresh", "wait_ms": None, "app_ms": None}
+        log = "\n".join(map(json.dumps, [own, self.lines[1]]))
+        self.assertNotEqual(check.List(POLL_AND_FEED).check(log), [])
+        self.assertEqual(check.List(POLL_AND_FEED, check.OWN).check(log, self.record[1:]), [])
+        self.assertNotEqual(check.List(POLL_AND_FEED, check.OWN).check(log, self.record), [])
+        feed = {**self.lines[1], "outcome": "fresh", "wait_ms": None}
+        self.assertNotEqual(check.List(POLL_AND_FEED, check.OWN).check_line(feed), [])
+        self.assertNotEqual(check.List(POLL_AND_FEED, check.OWN).check_line({**self.lines[0], "wait_ms": None}), [])
+
+    def test_of_a_part_of_a_log_only_the_lines_are_looked_at(self):
+        part = json.dumps(self.lines[0])
+        self.assertEqual(check.List(POLL_AND_FEED).check_part(part), [])
+        self.assertNotEqual(check.List(POLL_AND_FEED).check_part(part, ["some-db"]), [])
+        self.assertNotEqual(check.List(POLL_AND_FEED).check_part(json.dumps({**self.lines[0], "class": "large"})), [])
+
     def test_rows_that_both_describe_a_line_are_a_mistake(self):
         twice = POLL_AND_FEED.replace('route = "feed"', 'route = "poll"').replace('"sync"', '"noop"').replace('"none"', '"poll"')
         twice = twice.replace("documents = []", 'documents = ["db:{any}"]')

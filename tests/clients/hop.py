@@ -58,8 +58,8 @@ class Hop:
         await asyncio.gather(*rest, return_exceptions=True)
 
     async def serve(self, reader, writer):
-        """One connection of a client, with one of its own to tidegate."""
-        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        """One connection of a client, with one of its own to tidegate; ended by `close`, it ends like any other."""
+        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
             answers, tidegate = await asyncio.open_connection("127.0.0.1", self.tidegate)
             with contextlib.closing(tidegate):
                 asked = asyncio.create_task(self.ask(reader, tidegate))

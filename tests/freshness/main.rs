@@ -175,15 +175,12 @@ impl Course {
         Self { writes: 110, restarts: vec![55], kills: vec![80] }
     }
 
-    /// So many times five seconds.
-    fn long(times: usize) -> Self {
-        let every = |from: usize, step| (from..WRITES * times).step_by(step).collect();
-        Self { writes: WRITES * times, restarts: every(50, WRITES / 3), kills: every(120, WRITES) }
+    /// A run with so many writes.
+    fn of(writes: usize) -> Self {
+        let every = |from: usize, step| (from..writes).step_by(step).collect();
+        Self { writes, restarts: every(50, 70), kills: every(100, 120) }
     }
 }
-
-/// About how many writes come in five seconds.
-const WRITES: usize = 200;
 
 /// What came of a run.
 struct Run {
@@ -295,22 +292,25 @@ async fn is_caught(name: &str, breaks: &[Promise], wanted: &Wanted) {
     panic!("{name} was never caught breaking {breaks:?}");
 }
 
-/// Plays a run in which nothing may be broken. A run in which the machine itself was too slow for A1 says nothing, and is played again.
+/// Plays a run in which nothing may be broken. What is broken in a run in which the machine itself was too slow for A1 says nothing: it is
+/// played again.
 async fn keeps_every_promise(name: &str, plan: Plan, course: &Course, wanted: &Wanted) -> Run {
     let mut plan = plan;
     for _ in 0..3 {
         let run = play(plan, course, wanted).await;
         run.show(name, &plan);
-        if run.late_max < DOUBT {
-            assert!(run.found.is_empty(), "{} violations: {:?}", run.found.len(), checker::count(&run.found));
-            assert!(run.said.mismatches < 0.5, "tidegate itself found {} answers wrong", run.said.mismatches);
-            for (fault, count) in &run.faults {
-                let planned = *fault != Fault::KilledMidWrite || !course.kills.is_empty();
-                assert!(*count > 0 || !planned, "{fault:?} never happened");
-            }
-            return run;
+        let is_broken = !run.found.is_empty() || run.said.mismatches > 0.5;
+        if is_broken && run.late_max >= DOUBT {
+            plan.seed += 1_000_000;
+            continue;
         }
-        plan.seed += 1_000_000;
+        assert!(run.found.is_empty(), "{} violations: {:?}", run.found.len(), checker::count(&run.found));
+        assert!(!is_broken, "tidegate itself found {} of its answers wrong", run.said.mismatches);
+        for (fault, count) in &run.faults {
+            let planned = *fault != Fault::KilledMidWrite || !course.kills.is_empty();
+            assert!(*count > 0 || !planned, "{fault:?} never happened");
+        }
+        return run;
     }
     panic!("the machine is too slow: writes were done more than {DOUBT:?} after their connection was lost, where {LATE_MAX:?} is meant");
 }
@@ -345,7 +345,8 @@ async fn through_a_tidegate_that_forwards_all_every_promise_is_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_tidegate_every_promise_is_kept_and_a_third_of_the_polls_is_answered_locally() {
-    let run = keeps_every_promise("tidegate", Plan::of(1), &Course::long(2), &Wanted::Tidegate(ON.to_owned())).await;
+    let plan = Plan { writes: 30, ..Plan::of(1) };
+    let run = keeps_every_promise("tidegate", plan, &Course::of(300), &Wanted::Tidegate(ON.to_owned())).await;
     assert!(run.history.polls.percent_local() >= 30);
     assert!(run.said.asked_again > 0.0, "refresh and audit took part");
 }
@@ -376,12 +377,12 @@ async fn through_tidegate_every_promise_is_kept_for_minutes() {
 /// What is played for minutes, each with settings of its own beside [`ON`].
 fn long_runs(seed: u64) -> [(&'static str, &'static str, Plan, Course); 5] {
     let plan = Plan::of(seed);
-    let course = || Course::long(3);
-    let killed_often = Course { kills: (1..WRITES * 3).step_by(80).skip(1).collect(), ..course() };
+    let course = || Course::of(600);
+    let killed_often = Course { kills: (80..600).step_by(80).collect(), ..course() };
     [
         ("as usual", "", plan, course()),
         ("killed every two seconds", "", plan, killed_often),
-        ("with room for few", "fresh.documents_max = 4\nfresh.answer_max = \"1KiB\"\nfresh.answers_max = \"16KiB\"", plan, course()),
+        ("with room for few", "fresh.documents_max = 24\nfresh.answer_max = \"4KiB\"\nfresh.answers_max = \"64KiB\"", plan, course()),
         ("with few seats", "app.seats = 4\nfresh.settle = \"30ms\"", plan, course()),
         ("in a hurry", "", Plan { pause: Duration::from_millis(4), writes: 80, ..plan }, course()),
     ]

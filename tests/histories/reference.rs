@@ -64,12 +64,6 @@ impl Reference {
         self.suspended -= 1;
     }
 
-    /// The latest moment from which everything that ended is quiet.
-    pub fn quiet_from(&self) -> u64 {
-        let each = self.events.iter().filter_map(|event| if let State::Quiet(from) = event.state { Some(from) } else { None });
-        each.max().unwrap_or(0).max(self.start)
-    }
-
     /// Rule 7: nobody writes these, and all who did have long ended.
     pub fn is_solid(&self, mask: Mask, now: u64) -> bool {
         let lasts = |event: &Event| match event.state {

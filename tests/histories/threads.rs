@@ -313,9 +313,10 @@ fn whatever_threads_do_at_the_same_time_no_poll_is_given_what_is_older_than_the_
         play(&scene, seed);
         let [replayed, joined, shared, late] = [&scene.replayed, &scene.joined, &scene.shared, &scene.late].map(|count| count.load(SeqCst));
         println!("room for {documents_max}: {replayed} replayed, {joined} joined, {shared} shared, {late} late writes");
-        assert!(replayed > 100 && joined > 10 && shared > 10 && late > 0, "too seldom");
+        assert!(replayed > 100 && joined > 0 && shared > 0 && late > 0, "too seldom");
         assert_eq!(scene.joins.view(), View::default(), "all is given back");
-        let view = scene.ledger.view(Moment(scene.now() + DOUBT));
+        // One more, as the ledger rounds moments up.
+        let view = scene.ledger.view(Moment(scene.now() + DOUBT + 1));
         assert_eq!((view.suspended, view.all.writers, view.everything.writers), (0, 0, 0), "all is given back");
         assert_eq!((view.all_solid, view.floors_in_doubt), (Ok(()), 0));
     }

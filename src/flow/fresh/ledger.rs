@@ -196,13 +196,15 @@ fn solid(cells: impl Iterator<Item = Cell>, now: Moment) -> Result<(), NotSolid>
 }
 
 /// Whether nothing of these cells was written since `s`. `root` was checked before the first cell is looked at.
-fn unchanged(s: u64, root: Check, mut cells: impl Iterator<Item = Cell>) -> Result<(), Stale> {
+fn unchanged(s: u64, root: Check, cells: impl Iterator<Item = Cell>) -> Result<(), Stale> {
     match root {
         Check::Suspended => return Err(Stale::Suspended),
         Check::Written(cause) => return Err(Stale::Written(Cause(cause))),
         Check::Unchanged => {}
     }
-    cells.find(|cell| cell.last_write > s).map_or(Ok(()), |cell| Err(Stale::Written(cell.cause)))
+    // The latest, to be told why.
+    let written = cells.filter(|cell| cell.last_write > s).max_by_key(|cell| cell.last_write);
+    written.map_or(Ok(()), |cell| Err(Stale::Written(cell.cause)))
 }
 
 /// Whether an answer is proven; the only maker of proofs. `boot` is now, and `unchanged` compares its documents.

@@ -225,10 +225,8 @@ impl Fresh {
     /// The longest time for which an answer to this poll is replayed, judged at each check.
     fn age_max(&self, poll: &Poll, down: bool) -> Duration {
         let settings = self.settings.load();
-        if down {
-            return settings.fresh.age_max_down;
-        }
-        poll.age_max.map_or(settings.fresh.age_max, |own| own.min(settings.fresh.age_max))
+        let age_max = if down { settings.fresh.age_max_down } else { settings.fresh.age_max };
+        poll.age_max.map_or(age_max, |own| own.min(age_max))
     }
 
     fn again(&self, age: Duration) -> Option<Again> {

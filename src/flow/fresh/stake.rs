@@ -11,11 +11,15 @@ pub use self::shell::{Stake, Whose, Widening, Write};
 #[must_use]
 pub fn is_delimited(method_is_head: bool, head: &Parts) -> bool {
     let bodiless = method_is_head || head.status == StatusCode::NO_CONTENT || head.status == StatusCode::NOT_MODIFIED;
-    let chunked = head.version >= Version::HTTP_11
-        && head.headers.get_all(header::TRANSFER_ENCODING).iter().next_back().is_some_and(|coding| {
-            coding.to_str().is_ok_and(|text| text.rsplit(',').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked")))
-        });
-    bodiless || chunked || head.headers.contains_key(header::CONTENT_LENGTH)
+    let framed = match head.headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+        // Beside any transfer coding a length counts for nothing (RFC 9112 section 6.3).
+        Some(coding) => {
+            let last = coding.to_str().ok().and_then(|text| text.rsplit(',').next());
+            head.version >= Version::HTTP_11 && last.is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
+        }
+        None => head.headers.contains_key(header::CONTENT_LENGTH),
+    };
+    bodiless || framed
 }
 
 /// Whether this status says that the app is done with the request, whatever it did (rule 3).
@@ -44,6 +48,7 @@ mod tests {
         assert!(!is_delimited(false, &head(new, 200, &[("transfer-encoding", "gzip")])));
         assert!(is_delimited(false, &head(new, 200, &[("transfer-encoding", "gzip, Chunked")])));
         assert!(is_delimited(false, &head(old, 200, &[("content-length", "3")])));
+        assert!(!is_delimited(false, &head(new, 200, &[("content-length", "3"), ("transfer-encoding", "gzip")])));
         assert!(is_delimited(true, &head(new, 200, &[])));
         assert!(is_delimited(false, &head(new, 304, &[])) && is_delimited(false, &head(new, 204, &[])));
     }

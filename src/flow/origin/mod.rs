@@ -380,6 +380,7 @@ impl Origin {
         if let Some(seconds) = headers::keep_alive_seconds(response.headers()) {
             lease.hint(seconds);
         }
+        self.pool.answers();
         let (mut head, incoming) = response.into_parts();
         seat.answered(&head);
         headers::incoming(&mut head.headers, false);

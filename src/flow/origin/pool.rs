@@ -149,6 +149,13 @@ impl Pool {
         self.failed_connects.load(Ordering::Relaxed) >= DOWN_AFTER
     }
 
+    /// The app has answered, so it is not down, however many connects have failed.
+    pub fn answers(&self) {
+        if self.failed_connects.load(Ordering::Relaxed) > 0 {
+            self.failed_connects.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// How many connections are open, and how many of them idle.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

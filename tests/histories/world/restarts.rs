@@ -6,8 +6,8 @@ use tidegate::{
     clock::Moment,
     flow::fresh::{
         join::Joins,
-        keys::{Key, Touched},
-        ledger::{Cause, Ledger, generation::shell::Generation},
+        keys::Key,
+        ledger::{Ledger, generation::shell::Generation},
     },
     profile::RouteId,
 };
@@ -100,15 +100,14 @@ impl World {
                 poll.event = Some(self.reference.begin(ALL, order));
             }
         }
+        if !self.is(Fault::ReloadForgetsQuiet) {
+            // Those that ended before, too, may have written what was not declared.
+            let quiet_from = self.quiet(false);
+            self.ledger.doubt_everything(moment(quiet_from));
+            self.reference.notice(ALL, order, quiet_from);
+        }
         if self.bounds.misread {
             self.is_right = !self.is_right;
-            if !self.is(Fault::ReloadForgetsQuiet) {
-                // Those that ended before, too, may have written what was not declared.
-                let latest = self.ledger.view(moment(self.now)).everything.quiet_from;
-                self.ledger.notice(&Touched::everything(), latest, Cause::RELOADED);
-                let quiet_from = self.reference.quiet_from();
-                self.reference.notice(ALL, order, quiet_from);
-            }
         }
         self.retired = Some(old);
         Ok(())

@@ -53,15 +53,19 @@ impl Members {
         self.writes_everything(route)
     }
 
-    /// Retires the generation, once; how many requests write everything from now on.
+    /// Whether no request of it runs.
+    fn is_empty(&self) -> bool {
+        self.running.iter().all(|running| *running == 0)
+    }
+
+    /// Retires the generation; how many requests write everything from now on that did not before. A route that is exempt at one reload may
+    /// not be so at the next.
     fn retire(&mut self, exempt: impl Fn(RouteId) -> bool) -> usize {
-        if self.exempt.is_some() {
-            return 0;
-        }
         let matched = self.running.len() - 1;
         let route = |index: usize| u16::try_from(index).ok().filter(|_| index < matched).map_or(RouteId::UNMATCHED, RouteId);
-        let exempt: Box<[bool]> = (0..=matched).map(|index| exempt(route(index))).collect();
-        let harmed = self.running.iter().zip(&exempt).filter(|(_, exempt)| !**exempt);
+        let before = self.exempt.take().unwrap_or_else(|| vec![true; matched + 1].into());
+        let exempt: Box<[bool]> = before.iter().enumerate().map(|(index, before)| *before && exempt(route(index))).collect();
+        let harmed = self.running.iter().zip(before.iter().zip(&exempt)).filter(|(_, (before, exempt))| **before && !**exempt);
         let count = harmed.map(|(running, _)| *running as usize).sum();
         self.exempt = Some(exempt);
         count

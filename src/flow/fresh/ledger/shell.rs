@@ -172,7 +172,8 @@ impl Ledger {
 
     /// Documents have other names from now on: what may be in doubt under old ones is so under all of the new ones.
     pub fn doubt_everything(&self, quiet_from: Moment) {
-        let packed = pack(quiet_from, Quiet::Doubt);
+        let latest = Cell::from(self.root.everything()).quiet_from;
+        let packed = pack(quiet_from.max(latest), Quiet::Doubt);
         self.root.pass(packed, Cause::RELOADED.0);
         self.root.notice_all(packed, Cause::RELOADED.0);
     }

@@ -12,7 +12,7 @@ use crate::{
     clock::{self, Moment},
     flow::fresh::{
         Again, Delivered, Fresh, Judged, Poll, Verdict,
-        answers::Stored,
+        answers::{Put, Stored},
         join::{Running, shell::Lead},
         judge::{self, Digest},
         keys::{Key, Touched},
@@ -52,8 +52,8 @@ pub struct Write {
     /// Documents that only the reply names.
     later: Option<Later>,
     suspends: bool,
-    /// What the reply names has been told.
-    told: bool,
+    /// What the reply names, once it is known.
+    listed: Option<Touched>,
 }
 
 /// Widens a write to everything while its body streams: a later byte may contradict what its beginning showed.
@@ -147,7 +147,7 @@ impl Write {
             touched.add(&fresh.keys.writes(pending));
         }
         let suspends = later.is_some() && pending.is_none();
-        Self { touched, later, suspends, told: false }
+        Self { touched, later, suspends, listed: None }
     }
 
     /// Everything, whatever was thought so far. For what has not begun.
@@ -236,7 +236,7 @@ impl Stake {
             if write.suspends {
                 ledger.suspend();
             }
-            write.told = false;
+            write.listed = None;
             ledger.begin(&write.touched, Cause::from(self.route));
         }
         self.sent = true;
@@ -280,11 +280,16 @@ impl Stake {
         let quiet_from = self.fresh.quiet_from(known);
         let quiet = if known { Quiet::Settle } else { Quiet::Doubt };
         if let Some(write) = &self.write {
-            if write.later.is_some() && !(known && write.told) {
+            match &write.listed {
+                // Again: it may have been committed at any moment until now, and a poll may have been asked since the head came (rule 13).
+                Some(listed) if known => ledger.notice(listed, quiet_from, Cause::from(self.route)),
                 // Which documents it wrote is not known, and may never be.
-                let everything = Touched::everything();
-                ledger.begin(&everything, Cause::from(self.route));
-                ledger.end(&everything, quiet_from, quiet);
+                _ if write.later.is_some() => {
+                    let everything = Touched::everything();
+                    ledger.begin(&everything, Cause::from(self.route));
+                    ledger.end(&everything, quiet_from, quiet);
+                }
+                _ => {}
             }
             ledger.end(&write.touched, quiet_from, quiet);
             if write.suspends {
@@ -365,7 +370,7 @@ impl Stake {
         {
             let touched = self.fresh.keys.writes(&later.scopes(reply));
             self.fresh.ledger.notice(&touched, self.fresh.quiet_from(true), Cause::from(self.route));
-            write.told = true;
+            write.listed = Some(touched);
         }
     }
 
@@ -424,7 +429,7 @@ impl Stake {
         // A poll never asks for an upgrade: such a request writes.
         let may = replay::may_keep(&Method::GET, &HeaderMap::new(), head, rules, is_noise);
         if let Some((stored, why)) = asking.against.take()
-            && asking.kept != Err(NotKept::OnlyIf)
+            && !matches!(asking.kept, Err(NotKept::OnlyIf | NotKept::Framing | NotKept::Trailers))
             // Else its documents have other names by now, under which it would be seen what was written meanwhile.
             && self.member.is_current()
         {
@@ -444,7 +449,10 @@ impl Stake {
             let Poll { question, reads, route, .. } = &*asking.poll;
             match replay::keep(head, body, rules) {
                 Ok(kept) => {
-                    self.fresh.answers.put(*question, Stored { kept, reads: reads.clone(), s, asked_at, route: *route });
+                    let stored = Stored { kept, reads: reads.clone(), s, asked_at, route: *route };
+                    if self.fresh.answers.put(*question, stored) == Put::TooLarge {
+                        asking.kept = Err(NotKept::Size);
+                    }
                 }
                 Err(why) => asking.kept = Err(why),
             }

@@ -57,7 +57,13 @@ impl Generation {
         Member { generation: Arc::clone(self), ledger: Arc::clone(ledger), route, end: End::Unsent }
     }
 
-    /// Another profile takes over: before the first request is classified by it. Each request that has not ended writes everything until it
+    /// Whether no request of it runs any more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.lock().is_empty()
+    }
+
+    /// Another profile takes over, or yet another one: before the first request is classified by it. Each request that has not ended writes everything until it
     /// ends, unless its route is exempt, which must read, write and be chosen as ever.
     pub fn retire(&self, exempt: impl Fn(RouteId) -> bool, ledger: &Ledger) {
         let mut members = self.members.lock();
