@@ -11,6 +11,8 @@ pub struct Bounds {
     pub members_max: usize,
     /// Nothing is evicted: all that the reference proves must be answered.
     pub roomy: bool,
+    /// How many documents the ledger has room for; if few, how they are spread decides which of them are forgotten.
+    pub documents_max: usize,
     /// Some writes come past the proxy, and are told later.
     pub hidden: bool,
     /// Some writes run without a promise (rule 21).
@@ -82,6 +84,7 @@ pub enum Kind {
     Acknowledge,
     Lose,
     Told,
+    Others,
     Restart,
     Stop,
     Reload,

@@ -30,7 +30,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// How often each kind of step comes.
-const WEIGHTS: [(Kind, usize); 24] = [
+const WEIGHTS: [(Kind, usize); 25] = [
     (Kind::Tick, 64),
     (Kind::Sleep, 1),
     (Kind::Poll, 56),
@@ -52,24 +52,31 @@ const WEIGHTS: [(Kind, usize); 24] = [
     (Kind::Acknowledge, 12),
     (Kind::Lose, 4),
     (Kind::Told, 6),
+    (Kind::Others, 6),
     (Kind::Restart, 1),
     (Kind::Stop, 1),
     (Kind::Reload, 1),
 ];
 
+/// Room for more documents than there are.
+const ROOM: usize = 4_096;
+
 /// The steps of writes.
-const WRITING: [Kind; 8] = [Kind::Write, Kind::Begin, Kind::Send, Kind::Commit, Kind::Whole, Kind::End, Kind::Acknowledge, Kind::Lose];
+const WRITING: [Kind; 9] =
+    [Kind::Write, Kind::Begin, Kind::Send, Kind::Commit, Kind::Whole, Kind::End, Kind::Acknowledge, Kind::Lose, Kind::Others];
 
 /// How the history of this seed is bounded.
 fn bounds(random: &mut fastrand::Rng, fault: Fault) -> Bounds {
     let settle = random.u64(0..4);
+    let documents_max = [2, 16, ROOM, ROOM, ROOM][random.usize(0..5)];
     let base = Bounds {
         settle,
         doubt: if random.u8(0..4) == 0 { 25 } else { random.u64(1..8) },
         age_max: random.u64(10..60),
         lag: if random.bool() { settle } else { 0 },
         members_max: random.usize(0..5),
-        roomy: random.u8(0..4) > 0,
+        roomy: documents_max == ROOM,
+        documents_max,
         hidden: random.u8(0..4) == 0,
         pending: random.u8(0..4) == 0,
         misread: random.u8(0..4) == 0,

@@ -6,6 +6,9 @@ pub type Mask = u8;
 /// Everything.
 pub const ALL: Mask = Mask::MAX;
 
+/// Documents that are no poll's own.
+pub const OTHERS: Mask = 1 << 7;
+
 /// How something that wrote stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

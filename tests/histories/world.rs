@@ -141,7 +141,7 @@ impl World {
             boot: 0,
             order: 0,
             keys: Keyring::new([3, 4], 16),
-            ledger: Arc::new(Ledger::new(Self::documents_max(bounds), moment(start))),
+            ledger: Arc::new(Ledger::new(bounds.documents_max, moment(start))),
             answers: store(bounds.roomy),
             joins: Joins::default(),
             generation: Generation::new(0, 4),
@@ -159,10 +159,6 @@ impl World {
             seen: Seen::default(),
             trace: None,
         }
-    }
-
-    fn documents_max(bounds: Bounds) -> usize {
-        if bounds.roomy { 4_096 } else { 2 }
     }
 
     fn is(&self, fault: Fault) -> bool {
@@ -211,6 +207,7 @@ impl World {
             Kind::Lose => self.lose(a, b),
             Kind::Told if self.bounds.hidden => self.told(a, b),
             Kind::Told => Ok(()),
+            Kind::Others => self.others(a),
             Kind::Restart => self.restart(),
             Kind::Stop => self.stop_cleanly(),
             Kind::Reload => self.reload(),

@@ -51,7 +51,7 @@ impl World {
         let start = self.now + self.bounds.doubt + self.bounds.settle;
         let quiet_from = if self.is(Fault::RestartsWithoutDoubt) { self.now } else { start };
         trace!(self, "killed and started again, quiet from {quiet_from}");
-        self.ledger = Arc::new(Ledger::new(Self::documents_max(self.bounds), moment(quiet_from)));
+        self.ledger = Arc::new(Ledger::new(self.bounds.documents_max, moment(quiet_from)));
         self.reference = Reference::new(start);
         Ok(())
     }
@@ -75,7 +75,7 @@ impl World {
         self.all_gone();
         trace!(self, "stopped and started again, in doubt: {doubts:?}");
         let doubts: Vec<(Key, Moment)> = doubts.into_iter().map(|(key, left)| (key, now + left)).collect();
-        self.ledger = Arc::new(Ledger::with_doubts(Self::documents_max(self.bounds), &doubts));
+        self.ledger = Arc::new(Ledger::with_doubts(self.bounds.documents_max, &doubts));
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::{CREDENTIALS, FORGOTTEN, Found, GRANTS, MISREAD, SCOPES, WRITES, Worl
 use crate::{
     app::{Attempt, LEAVES, Versions, leaves},
     bounds::Fault,
-    reference::{ALL, Mask},
+    reference::{ALL, Mask, OTHERS},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,6 +354,20 @@ impl World {
         }
         self.owed[leaf] = version;
         trace!(self, "document {leaf} is told to have changed");
+        Ok(())
+    }
+
+    /// Documents that nobody polls are written, which takes room in the ledger.
+    pub(super) fn others(&mut self, pick: u8) -> Found {
+        for number in [pick % 16, pick.wrapping_add(1) % 16] {
+            let touched = self.keys.named(&format!("doc:other-{number}")).expect("a sound name");
+            self.ledger.begin(&touched, Cause::UNMATCHED);
+            self.ledger.unsent(&touched);
+        }
+        let order = self.order();
+        let event = self.reference.begin(OTHERS, order);
+        self.reference.unsent(event);
+        trace!(self, "other documents are written");
         Ok(())
     }
 }
