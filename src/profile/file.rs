@@ -338,6 +338,13 @@ fn check_effects(route: &Route, table: &Table<'_>) {
             "remove it, or write writes = [\"doc:{reply.json.id}\"]",
         );
     }
+    if route.stream.is_some() && route.writes.iter().flatten().any(|scope| scope.value.reads_reply()) {
+        mistakes.error(
+            table.key_at("stream"),
+            "the reply of a stream is never read, and nothing would be answered while it is open",
+            "name what it writes by its request, or write writes = [\"*\"]",
+        );
+    }
     if route.answer.is_none() {
         return;
     }

@@ -275,7 +275,8 @@ impl Upload {
         }
         let late = clock::now() + self.limits.idle * BEGINNING_MAX;
         while frames.len() <= max {
-            match std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await {
+            // Nothing of it is passed on yet, so that its end has not come either, even where its length says that this was all.
+            match std::future::poll_fn(|context| self.poll_rest(context)).await {
                 None => return Ok(Beginning::Whole(frames.take(), frames.trailers)),
                 Some(frame) => frames.add(frame?),
             }

@@ -1,6 +1,12 @@
 //! The stage as requests meet it: the ledger, the answers and those who ask, with what is in force of `[fresh]`.
 
-use std::{collections::BTreeSet, fmt, hash::Hasher, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    hash::Hasher,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::{
@@ -56,6 +62,8 @@ pub struct Fresh {
     settings: ArcSwap<InForce>,
     /// Routes that a mismatch has put back to `verify`, by their names.
     demoted: ArcSwap<BTreeSet<Arc<str>>>,
+    /// Writes that run of which only a part was begun (rule 21).
+    pub(super) hidden: AtomicUsize,
     pub(super) tell: Box<dyn Tell>,
 }
 
@@ -115,6 +123,7 @@ impl Fresh {
             questions: Questioner::new([fastrand::u64(..), fastrand::u64(..)]),
             settings: ArcSwap::from_pointee(InForce::of(settings)),
             demoted: ArcSwap::default(),
+            hidden: AtomicUsize::new(0),
             tell,
         })
     }

@@ -3,6 +3,10 @@
 mod shell;
 
 use http::{StatusCode, Version, header, response::Parts};
+use smallvec::SmallVec;
+
+/// The most members of a list of scopes in a header.
+const LISTED_MAX: usize = 16;
 
 pub use self::shell::{Stake, Whose, Widening, Write};
 
@@ -28,6 +32,24 @@ pub fn is_known(status: StatusCode) -> bool {
     !status.is_server_error() && !status.is_informational() && status != StatusCode::ACCEPTED && status != StatusCode::REQUEST_TIMEOUT
 }
 
+/// The scopes that a list names, `doc:a, tree:/b`. A comma may also stand in a name: so whatever several members in a row could be together is
+/// named as well. More than [`LISTED_MAX`] members are everything.
+pub fn listed(text: &str) -> impl Iterator<Item = &str> {
+    let commas: SmallVec<[usize; LISTED_MAX]> = text.match_indices(',').map(|(at, _)| at).take(LISTED_MAX).collect();
+    let everything = (commas.len() >= LISTED_MAX).then_some("*");
+    let starts = std::iter::once(0).chain(commas.clone().into_iter().map(|at| at + 1));
+    let ends: SmallVec<[usize; LISTED_MAX]> = commas.into_iter().chain([text.len()]).collect();
+    let runs = starts.flat_map(move |start| ends.clone().into_iter().filter(move |end| *end >= start).map(move |end| (start, end)));
+    let members = runs.filter_map(|(start, end)| {
+        let run = text.get(start..end)?.trim();
+        // A run of several must begin like a scope with a name; one alone is what it is.
+        let several = run.contains(',');
+        let named = run.split(',').next().is_some_and(|first| first.contains(':'));
+        (!run.is_empty() && (!several || named)).then_some(run)
+    });
+    everything.into_iter().chain(members)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +73,15 @@ mod tests {
         assert!(!is_delimited(false, &head(new, 200, &[("content-length", "3"), ("transfer-encoding", "gzip")])));
         assert!(is_delimited(true, &head(new, 200, &[])));
         assert!(is_delimited(false, &head(new, 304, &[])) && is_delimited(false, &head(new, 204, &[])));
+    }
+
+    #[test]
+    fn a_comma_may_stand_in_a_name() {
+        let listed = |text| listed(text).collect::<Vec<_>>();
+        assert_eq!(listed("doc:a"), ["doc:a"]);
+        assert_eq!(listed(" doc:a , list,"), ["doc:a", "doc:a , list", "doc:a , list,", "list"]);
+        assert_eq!(listed("doc:a,b"), ["doc:a", "doc:a,b", "b"]);
+        assert!(listed("").is_empty() && listed(&"a,".repeat(40)).contains(&"*"));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Hop<'a> {
 /// Makes a request's headers those of the next hop. `Host` stays as it was received; `Content-Length` is the caller's business. Names with
 /// `_` are dropped, as CGI-style apps confuse them with those with `-`.
 pub fn outgoing(headers: &mut HeaderMap, hop: &Hop<'_>) {
-    let upgrade = if hop.upgrade { headers.get(header::UPGRADE).cloned() } else { None };
+    let upgrade = if hop.upgrade { protocols(headers) } else { None };
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove(headers, |name| {
         let text = name.as_str();
@@ -69,6 +69,14 @@ pub fn outgoing(headers: &mut HeaderMap, hop: &Hop<'_>) {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+}
+
+/// The protocols that an upgrade asks for, but HTTP/2 in clear: it would carry requests that nobody reads.
+fn protocols(headers: &HeaderMap) -> Option<HeaderValue> {
+    let all = headers.get_all(header::UPGRADE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let wanted: SmallVec<[&str; 2]> =
+        all.map(str::trim).filter(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case("h2c")).collect();
+    HeaderValue::try_from(wanted.join(", ")).ok().filter(|_| !wanted.is_empty())
 }
 
 /// Makes a response's headers those of the previous hop. A `Content-Length` beside `Transfer-Encoding` is dropped, as the chunks were
@@ -210,6 +218,13 @@ mod tests {
         let mut headers = map(&[("tidegate-changed", "doc:a"), ("content-type", "a/b"), ("x_own", "1")]);
         incoming(&mut headers, false);
         assert!(!headers.contains_key("tidegate-changed") && headers.contains_key("content-type") && headers.contains_key("x_own"));
+    }
+
+    #[test]
+    fn an_upgrade_goes_on_without_http_2_in_clear() {
+        let fields = map(&[("upgrade", "h2c, websocket"), ("upgrade", "H2C")]);
+        assert_eq!(protocols(&fields).expect("one is left"), "websocket");
+        assert_eq!(protocols(&map(&[("upgrade", "h2c")])), None);
     }
 
     #[test]

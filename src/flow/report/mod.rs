@@ -125,7 +125,8 @@ impl Report {
     /// The client's side of a request has ended. To be called exactly once for each.
     pub fn ended(&self, exchange: &Exchange) {
         self.shared.metrics.ended(exchange);
-        if let (Some(poll), Some(class)) = (&exchange.poll, exchange.class) {
+        let answered = matches!(exchange.outcome, Outcome::Forwarded | Outcome::Fresh | Outcome::Joined);
+        if let (Some(poll), Some(class), true) = (&exchange.poll, exchange.class, answered) {
             self.poll(poll.route, class, poll.refined().0);
         }
     }

@@ -1,13 +1,16 @@
 //! The write or the question of one call, moment by moment: before the first byte of each attempt, at the app's head, at its last byte, and
 //! when nothing of that comes.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, response::Parts};
 use parking_lot::Mutex;
 
-use super::{is_delimited, is_known};
+use super::{is_delimited, is_known, listed};
 use crate::{
     clock::{self, Moment},
     flow::fresh::{
@@ -52,6 +55,8 @@ pub struct Write {
     /// Documents that only the reply names.
     later: Option<Later>,
     suspends: bool,
+    /// Only what `pending` names is begun: the app may show others that it wrote before they are known (rule 21).
+    hides: bool,
     /// What the reply names, once it is known.
     listed: Option<Touched>,
 }
@@ -147,7 +152,8 @@ impl Write {
             touched.add(&fresh.keys.writes(pending));
         }
         let suspends = later.is_some() && pending.is_none();
-        Self { touched, later, suspends, listed: None }
+        let hides = pending.is_some();
+        Self { touched, later, suspends, hides, listed: None }
     }
 
     /// Everything, whatever was thought so far. For what has not begun.
@@ -236,6 +242,9 @@ impl Stake {
             if write.suspends {
                 ledger.suspend();
             }
+            if write.hides {
+                self.fresh.hidden.fetch_add(1, Ordering::Relaxed);
+            }
             write.listed = None;
             ledger.begin(&write.touched, Cause::from(self.route));
         }
@@ -262,6 +271,9 @@ impl Stake {
             self.fresh.ledger.unsent(&write.touched);
             if write.suspends {
                 self.fresh.ledger.resume();
+            }
+            if write.hides {
+                self.fresh.hidden.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -294,6 +306,9 @@ impl Stake {
             ledger.end(&write.touched, quiet_from, quiet);
             if write.suspends {
                 ledger.resume();
+            }
+            if write.hides {
+                self.fresh.hidden.fetch_sub(1, Ordering::Relaxed);
             }
         }
         if let Some(widening) = &self.widening {
@@ -333,7 +348,7 @@ impl Stake {
         match scopes {
             None => touched = Touched::everything(),
             Some(scopes) => {
-                for scope in scopes.split(',').map(str::trim).filter(|scope| !scope.is_empty()) {
+                for scope in listed(scopes) {
                     touched.add(&self.fresh.keys.named(scope).unwrap_or_else(Touched::everything));
                 }
             }
@@ -465,7 +480,8 @@ impl Stake {
     /// Compares an answer with the one that was, or would have been, replayed (rule 18).
     fn judge(&self, poll: &Poll, stored: &Stored, why: Again, status: StatusCode, after: Digest) {
         let before = stored.kept.digest();
-        let counts = judge::says_something(status) && self.fresh.ledger.unchanged(&poll.reads, stored.s);
+        let hidden = self.fresh.hidden.load(Ordering::Relaxed) > 0;
+        let counts = judge::says_something(status) && !hidden && self.fresh.ledger.unchanged(&poll.reads, stored.s);
         let verdict = match counts {
             false => Verdict::Nothing,
             true if before == after => Verdict::Same,

@@ -38,7 +38,18 @@ impl Core {
             return None;
         }
         match self.enter(Intent { unseen: true, ..intent }, now, notices) {
-            Entered::Seat(ticket, _) => Some(ticket),
+            Entered::Seat(ticket, _) => {
+                // It costs its class no token that a client may want.
+                let request = &mut self.requests[ticket.index];
+                let (class, client) = (request.class, request.client);
+                if std::mem::take(&mut request.client_token) {
+                    self.client_rates.give_back(class.0, client.0, now);
+                }
+                if std::mem::take(&mut request.class_token) {
+                    self.class_rates.give_back(class.0, 0, now);
+                }
+                Some(ticket)
+            }
             Entered::Wait(ticket) => {
                 self.leave(ticket, false, now, notices);
                 None
@@ -120,6 +131,15 @@ mod tests {
         assert_eq!(core.view(at(0.0)).classes.iter().map(|class| class.queued).sum::<usize>(), 1);
         core.leave(waiter, false, at(0.0), &mut Vec::new());
         assert_eq!(spare(&mut core, NOOP, at(0.0)), None);
+    }
+
+    #[test]
+    fn a_question_of_our_own_costs_its_class_no_token() {
+        let mut settings = settings(64);
+        settings.class[NOOP.index()].rate = Some(Rate { per_second: 0.01, burst: 1, mode: Mode::Enforce });
+        let mut core = core(settings);
+        assert!(spare(&mut core, NOOP, at(0.0)).is_some());
+        assert!(matches!(enter(&mut core, NOOP, 1), Entered::Seat(..)));
     }
 
     #[test]
