@@ -13,6 +13,8 @@ pub struct Bounds {
     pub roomy: bool,
     /// How many documents the ledger has room for; if few, how they are spread decides which of them are forgotten.
     pub documents_max: usize,
+    /// Of the keys, and so of how they are spread.
+    pub secret: [u64; 2],
     /// Some writes come past the proxy, and are told later.
     pub hidden: bool,
     /// Some writes run without a promise (rule 21).

@@ -140,7 +140,7 @@ impl World {
             now: 0,
             boot: 0,
             order: 0,
-            keys: Keyring::new([3, 4], 16),
+            keys: Keyring::new(bounds.secret, 16),
             ledger: Arc::new(Ledger::new(bounds.documents_max, moment(start))),
             answers: store(bounds.roomy),
             joins: Joins::default(),

@@ -359,7 +359,7 @@ impl World {
 
     /// Documents that nobody polls are written, which takes room in the ledger.
     pub(super) fn others(&mut self, pick: u8) -> Found {
-        for number in [pick % 16, pick.wrapping_add(1) % 16] {
+        for number in (0..24).map(|offset| pick.wrapping_add(offset) % 64) {
             let touched = self.keys.named(&format!("doc:other-{number}")).expect("a sound name");
             self.ledger.begin(&touched, Cause::UNMATCHED);
             self.ledger.unsent(&touched);
