@@ -33,7 +33,7 @@ pub fn is_known(status: StatusCode) -> bool {
 }
 
 /// The scopes that a list names, `doc:a, tree:/b`. A comma may also stand in a name: so whatever several members in a row could be together is
-/// named as well. More than [`LISTED_MAX`] members are everything.
+/// named as well. More than 16 members are everything.
 pub fn listed(text: &str) -> impl Iterator<Item = &str> {
     let commas: SmallVec<[usize; LISTED_MAX]> = text.match_indices(',').map(|(at, _)| at).take(LISTED_MAX).collect();
     let everything = (commas.len() >= LISTED_MAX).then_some("*");
